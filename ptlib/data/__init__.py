@@ -1,0 +1,75 @@
+"""`load_task`: data of any source as a `Task` with train, val and test that share no example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ptlib.core import Task
+from ptlib.data.draw import Draw
+from ptlib.data.duplicates import Duplicates, find_duplicates
+from ptlib.errors import InputError, did_you_mean
+
+__all__ = ["Duplicates", "find_duplicates", "list_tasks", "load_task"]
+
+EMBEDDED = ("photos", "photos-grey", "digits")
+
+
+def list_tasks() -> dict[str, str]:
+    """Names `load_task` knows, and what each needs."""
+    from ptlib.data.published import TORCHVISION
+
+    sizes = {name: sum(mb for _, mb, _ in known.files) for name, known in TORCHVISION.items()}
+    return {
+        **dict.fromkeys(EMBEDDED, "embedded, offline"),
+        **{name: f"torchvision, {size:,.0f} MB" for name, size in sizes.items()},
+        "hf:<name>": "Hugging Face hub, extra hf",
+        "<folder>": "sub-folders of images, one a class",
+    }
+
+
+def load_task(
+    name: str,
+    data_dir: str | Path | None = None,
+    n_train: int | None = None,
+    seed: int = 0,
+    *,
+    n_val: int | None = None,
+    n_test: int | None = None,
+    split_seed: int = 0,
+    side: int | None = None,
+) -> Task:
+    """The task called `name`: `photos`, `photos-grey`, `digits`, a torchvision set, `hf:<name>` or a folder.
+
+    `data_dir` is where torchvision's files are or go (default: data/ in the current folder); a folder of images is
+    taken as `data_dir/name` if that exists. `n_train`, `n_val`, `n_test` draw stratified subsets; `seed` draws train,
+    `split_seed` val and test. `side` is the side in pixels images are kept at (default: as they are, 256 at most).
+
+    Raises `InputError` naming what is wrong and what would be right.
+    """
+    for what, n in (("n_train", n_train), ("n_val", n_val), ("n_test", n_test)):
+        if n is not None and n < 2:
+            raise InputError(f"{what} is {n}; it must be at least 2, or None for all")
+    draw = Draw(n_train, n_val, n_test, seed, split_seed, side)
+    if name in EMBEDDED:
+        from ptlib.data.embedded import load_digits, load_photos
+
+        return load_digits(draw) if name == "digits" else load_photos(draw, grey=name == "photos-grey")
+    if name.startswith("hf:"):
+        from ptlib.data.published import load_hub
+
+        return load_hub(name.removeprefix("hf:"), draw)
+    from ptlib.data.published import TORCHVISION, load_torchvision
+
+    if name in TORCHVISION:
+        return load_torchvision(name, Path(data_dir or "data"), draw)
+    for folder in (Path(data_dir) / name if data_dir else None, Path(name).expanduser()):
+        if folder is not None and folder.is_dir():
+            from ptlib.data.folder import load_folder
+
+            return load_folder(folder, draw)
+    known: list[Any] = [*EMBEDDED, *TORCHVISION]
+    raise InputError(
+        f"unknown dataset {name!r}{did_you_mean(name, known) or ';'} it is no folder either, seen from {Path.cwd()}; "
+        f"known names: {', '.join(known)}, hf:<name>"
+    )

@@ -1,0 +1,160 @@
+"""Stratified draws: which examples go where, as pure functions of labels and a seed; and a Task made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptlib.core import Split, Task
+from ptlib.errors import InputError
+
+Problems = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How many examples of each split, None for all there are, and the seeds of the draws.
+
+    `seed` draws train, so that it can be varied with the training; `split_seed` draws val and test, so that results
+    of different seeds are measured on the same examples. `side` is the side in pixels to keep images at.
+    """
+
+    n_train: int | None = None
+    n_val: int | None = None
+    n_test: int | None = None
+    seed: int = 0
+    split_seed: int = 0
+    side: int | None = None
+
+    def of(self, split: str) -> tuple[int | None, int]:
+        """Size and seed of the draw of `split`."""
+        return getattr(self, f"n_{split}"), self.seed if split == "train" else self.split_seed
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Labelled examples that can be fetched by row: labels (N,), ids (N), and a function from rows to pixels.
+
+    `fetch` gives uint8 (n, H, W, 3), which of the n could be read, and (id, reason) for the others.
+    """
+
+    labels: np.ndarray
+    ids: Sequence[str]
+    fetch: Callable[[np.ndarray], tuple[Tensor, np.ndarray, Problems]]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def from_array(pixels: np.ndarray, labels: np.ndarray, name: str) -> Pool:
+    """A pool over an array in memory: uint8 (N, H, W, 3) or grey (N, H, W)."""
+
+    def fetch(rows: np.ndarray) -> tuple[Tensor, np.ndarray, Problems]:
+        part = pixels[rows]
+        part = np.repeat(part[..., None], 3, axis=-1) if part.ndim == 3 else part
+        return torch.from_numpy(np.ascontiguousarray(part)), np.arange(len(rows)), []
+
+    return Pool(np.asarray(labels, dtype=np.int64), [f"{name}/{i}" for i in range(len(labels))], fetch)
+
+
+def assemble(name: str, class_names: tuple[str, ...], pools: dict[str, Pool], draw: Draw, **facts: Any) -> Task:
+    """A `Task` from pools named train, val and test, or from one named all.
+
+    Parts that are missing are drawn, stratified: val and test, 15 % each, from `all`; val from train where only train
+    and test are given; where only train and val are, val becomes the test and another val is drawn from train, since
+    a set that chose the model can't also judge it. Only rows that are asked for are fetched.
+    """
+    notes = list(facts.pop("notes", ()))
+    skipped = list(facts.pop("skipped", ()))
+    if "all" in pools:
+        rows = three_way(pools["all"].labels, (0.15, 0.15), draw.split_seed)
+        parts = {split: (pools["all"], r) for split, r in zip(("train", "val", "test"), rows, strict=True)}
+        notes.append("train, val and test are a stratified draw of 70, 15 and 15 %")
+    else:
+        parts = {split: (pool, np.arange(len(pool))) for split, pool in pools.items()}
+    if "test" not in parts:
+        parts["test"] = parts.pop("val")
+        notes.append("only train and val are given: that val is the test set here")
+    if "val" not in parts:
+        pool, rows = parts["train"]
+        chosen = stratified(pool.labels, _default_n_val(pool.labels, draw), draw.split_seed, "n_val")
+        parts["val"], parts["train"] = (pool, chosen), (pool, without(len(pool), chosen))
+        notes.append(f"val is a stratified draw of {len(chosen)} from train")
+    splits = {}
+    for split in ("train", "val", "test"):
+        pool, rows = parts[split]
+        n, seed = draw.of(split)
+        if n is not None:
+            rows = rows[stratified(pool.labels[rows], n, seed, f"n_{split}")]
+        pixels, kept, problems = pool.fetch(rows)
+        skipped += problems
+        if len(kept) == 0:
+            raise InputError(f"no example of {split!r} of {name!r} could be read; the first, {': '.join(problems[0])}")
+        rows = rows[kept]
+        splits[split] = Split(split, pixels, torch.from_numpy(pool.labels[rows]), [pool.ids[i] for i in rows])
+    kind = facts.pop("kind", "image_classification")
+    return Task(name, kind, class_names, **splits, notes=tuple(notes), skipped=tuple(skipped), **facts)
+
+
+def _default_n_val(labels: np.ndarray, draw: Draw) -> int:
+    """A fifth of the train images asked for, ten a class at least, a fifth of what there is at most."""
+    if draw.n_val is not None:
+        return draw.n_val
+    classes = len(np.unique(labels))
+    wanted = max((draw.n_train or len(labels)) // 5, 10 * classes)
+    return max(classes, min(wanted, len(labels) // 5, 10_000))
+
+
+def stratified(labels: np.ndarray, n: int, seed: int, what: str = "examples") -> np.ndarray:
+    """Rows of `n` examples with the classes' shares kept as nearly as whole numbers allow, sorted, int64 (n,).
+
+    A smaller draw with the same seed is a part of a larger one, but for rounding. Every class gets one example if
+    `n` allows. InputError if `n` is not between the number of classes and the number of examples.
+    """
+    labels = np.asarray(labels)
+    classes, counts = np.unique(labels, return_counts=True)
+    if not len(classes) <= n <= len(labels):
+        raise InputError(
+            f"{what}={n} can't be drawn: it must lie between {len(classes)} (one of each class) and {len(labels)} (all)"
+        )
+    share = counts * (n / len(labels))
+    take = np.maximum(1, np.floor(share)).astype(int)
+    # Largest remainders take what flooring left; what the "at least one" rule took too much, the largest give back.
+    while take.sum() < n:
+        room = np.where(take < counts, share - take, -np.inf)
+        take[room.argmax()] += 1
+    while take.sum() > n:
+        take[np.where(take > 1, take - share, -np.inf).argmax()] -= 1
+    rows = []
+    for label, k in zip(classes, take, strict=True):
+        members = np.flatnonzero(labels == label)
+        rng = np.random.default_rng([seed, int(label)])
+        rows.append(rng.permutation(members)[:k])
+    return np.sort(np.concatenate(rows))
+
+
+def three_way(labels: np.ndarray, shares: tuple[float, float], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of train, val and test, stratified; `shares` are those of val and test. A class needs three examples."""
+    classes, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 3:
+        raise InputError(
+            f"class {int(classes[counts.argmin()])} has {counts.min()} examples; a three-way split needs 3 of each"
+        )
+    parts: tuple[list[np.ndarray], ...] = ([], [], [])
+    for label, count in zip(classes, counts, strict=True):
+        members = np.random.default_rng([seed, int(label)]).permutation(np.flatnonzero(labels == label))
+        n_val, n_test = (max(1, round(count * share)) for share in shares)
+        for part, rows in zip(parts, np.split(members, [count - n_val - n_test, count - n_test]), strict=True):
+            part.append(rows)
+    train, val, test = (np.sort(np.concatenate(part)) for part in parts)
+    return train, val, test
+
+
+def without(n: int, rows: np.ndarray) -> np.ndarray:
+    """The rows of 0..n-1 that are not in `rows`."""
+    return np.setdiff1d(np.arange(n), rows, assume_unique=True)

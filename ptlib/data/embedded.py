@@ -1,0 +1,107 @@
+"""Real data inside the wheels of scikit-image and scikit-learn: no network, no folder."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ptlib.core import Split, Task
+from ptlib.data.draw import Draw, assemble, from_array, stratified, three_way
+from ptlib.data.images import decode
+from ptlib.errors import InputError
+
+PHOTOS = {
+    "skimage/data": (
+        "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "coffee.png", "coins.png", "grass.png",
+        "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png", "page.png", "retina.jpg",
+        "rocket.jpg",
+    ),
+    "sklearn/datasets/images": ("china.jpg", "flower.jpg"),
+}  # fmt: skip
+SPLITS = ("train", "val", "test")
+TEST_PER_CLASS, VAL_PER_CLASS = 40, 12
+
+
+def load_photos(draw: Draw, grey: bool = False) -> Task:
+    """From which of 18 photographs does a patch of 32 (`draw.side`) pixels come? 20 train patches a class by default.
+
+    Each photograph is cut into blocks of 2 x 2 patches; half of the blocks are for train, 20 % for val, 30 % for test,
+    dealt by `split_seed`. So no two patches share a pixel, whatever their split. At most 12 val and 40 test patches are
+    taken from a photograph. `grey` drops the colours, which give many of these photographs away.
+    """
+    side = draw.side or 32
+    files = sorted((Path(f) for folder, fs in PHOTOS.items() for f in (_package_file(folder, f) for f in fs)), key=_stem)
+    names = tuple(_stem(f) for f in files)
+    asked = 20 * len(names) if draw.n_train is None else draw.n_train
+    caps = {"train": -(-asked // len(names)), "val": VAL_PER_CLASS, "test": TEST_PER_CLASS}
+    pools: dict[str, tuple[list[np.ndarray], list[int], list[str]]] = {name: ([], [], []) for name in caps}
+    for label, file in enumerate(files):
+        image = decode(file)
+        photo = np.asarray(image.convert("L").convert("RGB") if grey else image)
+        for name, corners in _deal(photo.shape[0], photo.shape[1], side, (draw.split_seed, label)).items():
+            rng = np.random.default_rng([draw.of(name)[1], label])
+            patches, labels, ids = pools[name]
+            for i in sorted(rng.permutation(len(corners))[: caps[name]]):
+                y, x = corners[i]
+                patches.append(photo[y : y + side, x : x + side])
+                labels.append(label)
+                ids.append(f"{names[label]}/{y}-{x}")
+    splits = {}
+    for name, (patches, labels, ids) in pools.items():
+        if not patches:
+            raise InputError(f"the photographs are too small for patches of {side} pixels; take 64 or fewer")
+        split = Split(name, torch.from_numpy(np.stack(patches)), torch.tensor(labels), ids)
+        n, seed = draw.of(name)
+        if n is not None and not (name == "train" and n >= len(split)):  # the smallest photographs may have no more
+            split = split.take(stratified(np.array(labels), n, seed, f"n_{name}"))
+        splits[name] = split
+    notes = [f"{side} x {side} patches of {len(names)} photographs; no two share a pixel"]
+    if len(splits["train"]) < asked:
+        notes.append(f"{asked} train patches were asked for; the photographs yield {len(splits['train'])}")
+    return Task("photos" + ("-grey" if grey else ""), "image_classification", names, **splits, notes=tuple(notes))
+
+
+def _deal(height: int, width: int, side: int, key: tuple[int, int]) -> dict[str, list[tuple[int, int]]]:
+    """Corners (y, x) of the patches of each split: blocks of 2 x 2 patches are dealt, not patches."""
+    blocks = [(y, x) for y in range(0, height - 2 * side + 1, 2 * side) for x in range(0, width - 2 * side + 1, 2 * side)]
+    order = np.random.default_rng(key).permutation(len(blocks))
+    ends = [round(0.5 * len(blocks)), round(0.7 * len(blocks))]
+    inner = [(0, 0), (0, side), (side, 0), (side, side)]
+    return {
+        name: [(blocks[b][0] + dy, blocks[b][1] + dx) for b in part for dy, dx in inner]
+        for name, part in zip(SPLITS, np.split(order, ends), strict=True)
+    }
+
+
+def load_digits(draw: Draw) -> Task:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8: the case where pretraining on photographs buys nothing.
+
+    800 are for the test, 297 for val, 700 for train (300 of them by default).
+    """
+    if draw.side not in (None, 8):
+        raise InputError(f"digits are 8 x 8 pixels; side={draw.side} can't be had (image_size resizes them)")
+    table = np.loadtxt(_package_file("sklearn/datasets/data", "digits.csv.gz"), delimiter=",")  # (1797, 65)
+    pixels = np.round(table[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
+    labels = table[:, 64].astype(np.int64)
+    rows = three_way(labels, (297 / 1797, 800 / 1797), draw.split_seed)
+    pools = {name: from_array(pixels[r], labels[r], f"digits-{name}") for name, r in zip(SPLITS, rows, strict=True)}
+    draw = replace(draw, n_train=300 if draw.n_train is None else draw.n_train)
+    return assemble("digits", tuple("0123456789"), pools, draw, augment=("crop",))  # a mirrored 2 is no 2
+
+
+def _package_file(folder: str, name: str) -> Path:
+    """A data file of an installed package, found without importing the package."""
+    package, _, inside = folder.partition("/")
+    spec = importlib.util.find_spec(package)
+    path = Path(spec.submodule_search_locations[0], inside, name) if spec and spec.submodule_search_locations else None
+    if path is None or not path.is_file():
+        raise InputError(f"{folder}/{name} is missing; install scikit-image and scikit-learn as constraints.txt says")
+    return path
+
+
+def _stem(path: Path) -> str:
+    return path.stem.removesuffix("_left").removesuffix("_deep_field")

@@ -1,0 +1,154 @@
+"""Image files into uint8 arrays: decoded once, in parallel, into memory or a memory-mapped cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ptlib.files import write_whole
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+MEMORY_LIMIT = 2 * 2**30  # bytes of pixels above which a split lives in a memory-mapped file
+
+
+def decode(source: str | os.PathLike[str] | Image.Image) -> Image.Image:
+    """One image as RGB, upright.
+
+    Grey, palette, CMYK and 16-bit pixels become 8-bit RGB; what is transparent is laid on white; EXIF rotation is
+    applied. ValueError for a file that is no image of the allowed formats, is truncated, animated, has a pixel type
+    without a natural 8-bit form, or claims more than Pillow's bound of pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = source if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS)
+            if getattr(image, "n_frames", 1) > 1:
+                raise ValueError(f"it has {getattr(image, 'n_frames', 0)} frames; save the one that counts")
+            image.load()
+            return _rgb(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ValueError(f"it claims more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"it is no image of the formats {', '.join(FORMATS)}") from None
+    except (OSError, SyntaxError, EOFError, IndexError) as e:
+        raise ValueError(f"it can't be read: {e}") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
+        # Pillow's own conversion clips 16-bit values at 255 instead of scaling them.
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"its values run from {values.min()} to {values.max()}, beyond 16 bits; rescale it")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(ground, image).convert("RGB")
+    if image.mode not in ("1", "L", "P", "RGB", "CMYK", "YCbCr"):
+        raise ValueError(f"its pixels are of mode {image.mode!r}; convert it to RGB")
+    return image.convert("RGB")
+
+
+def to_square(image: Image.Image, side: int) -> np.ndarray:
+    """Shorter side to `side` (bicubic, antialiased), then the middle square: uint8 (side, side, 3)."""
+    width, height = image.size
+    scale = side / min(width, height)
+    if scale != 1:
+        image = image.resize((max(side, round(width * scale)), max(side, round(height * scale))), Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side)))
+
+
+def storage_side(paths: Sequence[Path], limit: int = 256) -> int:
+    """The side to keep images at: the median of their shorter sides, from a sample of headers, `limit` at most."""
+    sides = []
+    for i in np.linspace(0, len(paths) - 1, min(len(paths), 64)).astype(int):
+        try:
+            with Image.open(paths[i], formats=FORMATS) as image:
+                sides.append(min(image.size))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue  # decode() will say what is wrong with it
+    return min(limit, int(np.median(sides))) if sides else limit
+
+
+def decode_all(
+    paths: Sequence[Path], side: int, key: str, workers: int | None = None
+) -> tuple[Tensor, np.ndarray, list[tuple[Path, str]]]:
+    """Every file as uint8 (N, side, side, 3), the indices of those that could be read (N,), and the others' reasons.
+
+    Above `MEMORY_LIMIT` the pixels go to a file in the cache folder named by `key`, which must change with the data,
+    and are read from there, memory-mapped, the next time.
+    """
+    shape = (len(paths), side, side, 3)
+    in_memory = int(np.prod(shape)) <= MEMORY_LIMIT
+    if in_memory:
+        pixels = np.empty(shape, dtype=np.uint8)
+        kept, problems = _decode_into(pixels, paths, workers)
+        return torch.from_numpy(pixels if len(kept) == len(paths) else pixels[kept]), kept, problems
+    return _decode_cached(paths, shape, key, workers)
+
+
+def _decode_into(pixels: np.ndarray, paths: Sequence[Path], workers: int | None) -> tuple[np.ndarray, list[tuple[Path, str]]]:
+    def one(i: int) -> str | None:
+        try:
+            pixels[i] = to_square(decode(paths[i]), pixels.shape[1])
+        except ValueError as e:
+            return str(e)
+        return None
+
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:  # Pillow decodes outside the interpreter's lock
+        reasons = list(pool.map(one, range(len(paths)), chunksize=64))
+    kept = np.array([i for i, reason in enumerate(reasons) if reason is None], dtype=np.int64)
+    return kept, [(paths[i], reason) for i, reason in enumerate(reasons) if reason is not None]
+
+
+def _decode_cached(
+    paths: Sequence[Path], shape: tuple[int, ...], key: str, workers: int | None
+) -> tuple[Tensor, np.ndarray, list[tuple[Path, str]]]:
+    stem = cache_dir() / "images" / key
+    index, data = stem.with_suffix(".json"), stem.with_suffix(".u8")
+    if not index.exists():  # written last: where it is, the pixels are complete
+        data.parent.mkdir(parents=True, exist_ok=True)
+        temporary = data.with_name(f".{key}.{os.getpid()}.tmp")
+        try:
+            pixels = np.memmap(temporary, dtype=np.uint8, mode="w+", shape=shape)
+            kept, problems = _decode_into(pixels, paths, workers)
+            for to, row in enumerate(kept):  # close the gaps of unreadable files in place
+                if to != row:
+                    pixels[to] = pixels[row]
+            pixels.flush()
+            os.replace(temporary, data)
+        finally:
+            temporary.unlink(missing_ok=True)
+        write_whole(index, json.dumps({"kept": kept.tolist(), "problems": [(str(p), r) for p, r in problems]}).encode())
+    known = json.loads(index.read_text())
+    kept = np.array(known["kept"], dtype=np.int64)
+    flat = torch.from_file(str(data), shared=False, size=int(np.prod(shape)), dtype=torch.uint8)
+    return flat.view(shape)[: len(kept)], kept, [(Path(p), r) for p, r in known["problems"]]
+
+
+def cache_dir() -> Path:
+    """$PTLIB_CACHE, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("PTLIB_CACHE") or Path(base) / "ptlib")
+
+
+def files_key(paths: Sequence[Path], root: Path, side: int, stat: Callable[[Path], os.stat_result] = os.stat) -> str:
+    """A key for decoded pixels that changes when a file is added, removed, resized or touched."""
+    digest = hashlib.sha256(f"ptlib-images-1 {side}".encode())
+    for path in paths:
+        facts = stat(path)
+        digest.update(os.fsencode(path.relative_to(root)) + f" {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:32]

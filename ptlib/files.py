@@ -1,0 +1,45 @@
+"""Files written whole or not at all, and tables for terminals and notebooks."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Write `content` so that a reader, or a crash, sees the old file or the new one and never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def text_table(rows: Sequence[Sequence[str]], header: bool = True) -> list[str]:
+    """Rows of strings as aligned lines, a rule below the first if it is a header."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [lines[0], "  ".join("-" * w for w in widths), *lines[1:]] if header else lines
+
+
+def html_table(rows: Sequence[Sequence[str]], caption: str = "") -> str:
+    """Rows of strings as an HTML table, every cell escaped; the first row is the header."""
+    head = "".join(f"<th>{html.escape(c)}</th>" for c in rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows[1:])
+    return f"<table><caption>{html.escape(caption)}</caption><tr>{head}</tr>{body}</table>"

@@ -1,0 +1,177 @@
+"""Checkpoints by name, and models built from them: a backbone, a head, and the checkpoint's own preprocessing."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ptlib.checkpoints import architecture_of, list_checkpoints, load_checkpoint, load_weights
+from ptlib.core import Checkpoint, Preprocessing, Task
+from ptlib.errors import InputError
+from ptlib.runtime import generator
+
+__all__ = ["Model", "build_model", "layers", "list_checkpoints", "load_checkpoint", "trainable_names"]
+
+
+class Model(nn.Module):
+    """A plain module in two parts: `backbone` gives features (B, D), `head` makes logits (B, C) of them."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Preprocessing, checkpoint: Checkpoint):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.preprocessing = preprocessing
+        self.checkpoint = checkpoint
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (preprocessing.mean, preprocessing.std))
+        self.register_buffer("_mean", mean, persistent=False)
+        self.register_buffer("_std", std, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x))  # type: ignore[no-any-return]
+
+    def preprocess(self, x: Tensor) -> Tensor:
+        """Images in 0..255, uint8 (B, H, W, 3) or float (B, 3, H, W), as the backbone wants them (B, 3, S, S)."""
+        p = self.preprocessing
+        if x.dtype == torch.uint8:
+            x = x.permute(0, 3, 1, 2).float()
+        side = round(p.size / p.crop)
+        if x.shape[-2:] != (side, side):
+            # Antialiased, as Pillow resizes: what checkpoints were trained with.
+            x = F.interpolate(x, (side, side), mode=p.interpolation, antialias=True).clamp_(0, 255)
+        if side != p.size:
+            edge = (side - p.size) // 2
+            x = x[..., edge : edge + p.size, edge : edge + p.size]
+        x = (x - self._mean) / self._std
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+def build_model(
+    checkpoint: Checkpoint, task: Task | None = None, image_size: int | None = None, seed: int = 0
+) -> Model:
+    """The checkpoint's network: with a new head for `task`, or with its own head if there is no task.
+
+    `image_size` None stands for twice the side of the task's images, 64 at least and the checkpoint's own at most;
+    a network that takes only its own size gets that. `seed` draws the new head, and all weights of a random control.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, "init").initial_seed())
+        network = architecture_of(checkpoint)()
+        if checkpoint.path is not None:
+            load_weights(network, checkpoint)
+    backbone, own_head = split_head(network, checkpoint.name)
+    preprocessing = checkpoint.preprocessing
+    if task is None:
+        return Model(backbone, own_head, replace(preprocessing, size=image_size or preprocessing.size), checkpoint)
+    kind = importlib.import_module(f"ptlib.kinds.{task.kind}")
+    head = kind.make_head(own_head.in_features, task, generator(seed, "head"))
+    wanted = image_size or min(preprocessing.size, max(64, 2 * task.train.inputs.shape[1]))
+    if not _accepts(backbone, wanted):
+        if image_size is not None or wanted == preprocessing.size:
+            raise InputError(
+                f"{checkpoint.name} takes no images of {wanted} pixels; leave image_size out, "
+                f"or give its own, {preprocessing.size}"
+            )
+        wanted = preprocessing.size
+    # The whole image is shown: cropping the border away suits ImageNet's framing, not every task's.
+    return Model(backbone, head, replace(preprocessing, size=wanted, crop=1.0), checkpoint)
+
+
+def split_head(network: nn.Module, name: str) -> tuple[nn.Module, nn.Linear]:
+    """A network without its last linear layer, and that layer."""
+    found = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)]
+    get = getattr(network, "get_classifier", None)
+    if get is not None:
+        found = [(path, module) for path, module in found if module is get()]
+    if not found:
+        raise InputError(f"{name} does not end in a linear layer; its head can't be replaced")
+    path, head = found[-1]
+    parent, _, last = path.rpartition(".")
+    setattr(network.get_submodule(parent), last, nn.Identity())
+    return network, head
+
+
+def _accepts(backbone: nn.Module, size: int) -> bool:
+    mode = backbone.training
+    try:
+        with torch.inference_mode():
+            backbone.eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError, ValueError):
+        return False
+    finally:
+        backbone.train(mode)
+    return True
+
+
+def layers(model: Model) -> list[tuple[str, list[str]]]:
+    """The model's parameters by depth: (layer, names of its parameters), the stem first and the head last.
+
+    A layer is the first numbered part of a name (`blocks.3`, `layer2`, `encoder.layer.7`); parts without a number
+    (stem, last convolution) are layers of their own, a bare norm belongs to what stands before it.
+    """
+    found: list[tuple[str, list[str]]] = []
+    for name in (n for n, _ in model.backbone.named_parameters()):
+        parts = name.split(".")[:-1]
+        numbered = next((i for i, part in enumerate(parts) if part[-1].isdigit()), None)
+        key = ".".join(parts[: numbered + 1]) if numbered is not None else (parts[0] if parts else name)
+        owner = model.backbone.get_submodule(key) if parts else None
+        # A norm has no weight matrix: every parameter of it is a vector.
+        is_norm = owner is not None and all(p.ndim <= 1 for p in owner.parameters())
+        if found and (key == found[-1][0] or is_norm or not parts):
+            found[-1][1].append(f"backbone.{name}")
+        else:
+            found.append((key, [f"backbone.{name}"]))
+    return [*found, ("head", [n for n, _ in model.named_parameters() if n.startswith("head.")])]
+
+
+def trainable_names(model: Model, patterns: tuple[str, ...]) -> list[str]:
+    """Names of the parameters that `patterns` (see `Stage.trainable`) make trainable, in the model's order.
+
+    InputError for a pattern that matches nothing.
+    """
+    import re
+
+    depth = layers(model)
+    norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+    names = [n for n, _ in model.named_parameters()]
+
+    def members(of: type | tuple[type, ...]) -> Iterator[str]:
+        for path, module in model.named_modules():
+            if isinstance(module, of):
+                yield from (f"{path}.{n}" for n, _ in module.named_parameters(recurse=False))
+
+    chosen: set[str] = set()
+    for pattern in patterns:
+        last = re.fullmatch(r"last (\d+) blocks?", pattern)
+        if last:
+            numbered = [i for i, (key, _) in enumerate(depth) if key[-1].isdigit()]
+            k = int(last[1])
+            if not 1 <= k <= len(numbered):
+                raise InputError(f"{pattern!r}: this model has {len(numbered)} blocks; ask for 1 to {len(numbered)}")
+            matched = {n for _, group in depth[numbered[-k] :] for n in group}
+        elif pattern == "all":
+            matched = set(names)
+        elif pattern in ("head", "backbone"):
+            matched = {n for n in names if n.startswith(f"{pattern}.")}
+        elif pattern == "norm":
+            matched = set(members(norms))
+        elif pattern == "batchnorm":
+            matched = set(members(nn.modules.batchnorm._BatchNorm))
+        elif pattern == "bias":
+            matched = {n for n in names if n.endswith(".bias")}
+        else:
+            try:
+                matched = {n for n in names if re.match(pattern, n)}
+            except re.error as e:
+                raise InputError(f"{pattern!r} is no regular expression: {e}") from None
+        if not matched:
+            raise InputError(
+                f"no parameter matches {pattern!r}; their layers are {', '.join(key for key, _ in depth)} and they "
+                f"start with {names[0]!r}; groups: head, backbone, all, last N blocks, norm, batchnorm, bias"
+            )
+        chosen |= matched
+    return [n for n in names if n in chosen]

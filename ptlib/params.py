@@ -1,0 +1,110 @@
+"""A notebook's parameters: one vocabulary of names, types and ranges, and one clear error.
+
+Papermill only warns of an unknown parameter and hands on any type; so the cell after the parameters calls `check`.
+Nothing heavy is imported here: a typing error must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+
+from ptlib.errors import InputError, did_you_mean
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"it should be a number, not {value}")
+    return value
+
+
+def _none_from_text(value: Any) -> Any:
+    return None if value in ("None", "none", "null") else value
+
+
+def _optional(kind: Any) -> Any:
+    return Annotated[kind | None, BeforeValidator(_none_from_text)]
+
+
+_Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+_Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10**9)]
+_Epochs = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=10_000)]
+_Text = Annotated[str, Field(min_length=1)]
+
+# One name means one thing in every notebook.
+VOCABULARY: dict[str, Any] = {
+    "dataset": _Text,
+    "data_dir": _optional(_Text),
+    "checkpoint": _Text,
+    "architecture": _optional(_Text),
+    "recipe": Literal["probe", "lp-ft", "gradual", "full", "naive", "scratch"],
+    "epochs": _Epochs,
+    "head_epochs": _optional(_Epochs),
+    "lr": _optional(Annotated[_Number, Field(gt=0, le=100)]),
+    "batch_size": _optional(Annotated[_Count, Field(le=2**20)]),
+    "accumulate": Annotated[_Count, Field(le=4096)],
+    "image_size": _optional(Annotated[int, BeforeValidator(_no_bool), Field(ge=8, le=4096)]),
+    "n_train": _optional(_Count),
+    "n_val": _optional(_Count),
+    "n_test": _optional(_Count),
+    "augment": _optional(list[str]),
+    "overrides": dict[str, Any],
+    "control": bool,
+    "seed": Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**31)],
+    "device": _Text,
+    "precision": Literal["auto", "fp32", "bf16"],
+    "compile": bool,
+    "run_name": _optional(Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]),
+}
+
+
+def check(namespace: dict[str, Any]) -> dict[str, Any]:
+    """Check a notebook's parameters, put the coerced values back into `namespace`, return them in their order.
+
+    Call it as `check(globals())` in the cell after the one tagged `parameters`. Which names exist is read from that
+    cell itself (annotated literals); which were asked for, from the cell papermill puts in.
+
+    Raises `InputError` naming the parameter, its value and what is allowed.
+    """
+    declared, asked = _cells(namespace.get("In", []))
+    for name in asked:
+        if name not in declared and not name.startswith("PAPERMILL_"):
+            hint = did_you_mean(name, declared) or f"; this notebook takes {', '.join(declared)}"
+            raise InputError(f"unknown parameter {name!r}{hint}")
+    values = {}
+    for name in declared:
+        if name not in VOCABULARY:
+            raise InputError(f"parameter {name!r} is not in ptlib's vocabulary; add it to ptlib/params.py")
+        values[name] = coerce(name, namespace[name])
+    namespace.update(values)
+    return values
+
+
+def coerce(name: str, value: Any) -> Any:
+    """`value` as the type that `name` has in the vocabulary, or an `InputError`."""
+    try:
+        return TypeAdapter(VOCABULARY[name]).validate_python(value)
+    except ValidationError as e:
+        first = e.errors()[0]
+        problem = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+        choices = [c for c in first.get("ctx", {}).get("expected", "").replace("'", "").replace(" or ", ", ").split(", ")]
+        hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+        raise InputError(f"parameter {name!r} is {value!r}: {problem}{hint}") from None
+
+
+def _cells(sources: list[str]) -> tuple[list[str], list[str]]:
+    """Names declared in parameters cells (annotated literals), and names in the cells papermill put in."""
+    declared: dict[str, None] = {}
+    asked: dict[str, None] = {}
+    for source in sources:
+        try:
+            body = ast.parse(source).body
+        except SyntaxError:  # a cell with a magic is no parameters cell
+            continue
+        if body and all(isinstance(node, ast.AnnAssign) for node in body):
+            declared.update((ast.unparse(node.target), None) for node in body if isinstance(node, ast.AnnAssign))
+        elif source.lstrip().startswith("# Parameters"):
+            asked.update((ast.unparse(t), None) for node in body if isinstance(node, ast.Assign) for t in node.targets)
+    return list(declared), list(asked)

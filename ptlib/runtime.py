@@ -1,0 +1,124 @@
+"""Where and how things run: device, precision, seeds, time, environment."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Iterator
+from typing import Any
+
+# cuBLAS reads this once, when CUDA starts; without it matrix products may differ from run to run.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import torch
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` takes CUDA, then Apple's MPS, then the CPU. ValueError if the named device is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:0 or mps") from None
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(device.type, False):
+        raise ValueError(f"device {name!r} is not available here; use auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r} does not exist: there are {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def choose_precision(name: str, device: torch.device, model: torch.nn.Module) -> str:
+    """What `auto` stands for: bf16 where the device computes with it and the model gains from it, else fp32.
+
+    On a CPU bf16 speeds dense convolutions and slows depthwise ones in training, so a model that has any stays fp32.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"unknown precision {name!r}; use one of {', '.join(PRECISIONS)}")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    if device.type != "cpu" or not _cpu_has_bf16():
+        return "fp32"
+    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    return "bf16" if convolutions and all(m.groups == 1 for m in convolutions) else "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    query = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(query and query())
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """The context in which a model computes at this precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def derived_seed(*key: int | str) -> int:
+    """A 63-bit seed that depends on all of `key`: streams are derived, never saved and restored."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def generator(*key: int | str) -> torch.Generator:
+    """A CPU generator for the stream named by `key`, such as (seed, "order", epoch)."""
+    return torch.Generator().manual_seed(derived_seed(*key))
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Deterministic algorithms inside, the caller's settings and global random state restored after."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    with torch.random.fork_rng():
+        try:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.backends.cudnn.benchmark = False
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            torch.backends.cudnn.benchmark = benchmark
+
+
+class Clock:
+    """Adds up seconds under names: `with clock("features"): ...`, then `clock.seconds`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def environment(device: torch.device | None = None) -> dict[str, Any]:
+    """What a result may depend on besides parameters and data: versions, device, threads, switches."""
+    packages = ("ptlib", "torch", "torchvision", "timm", "numpy", "scikit-learn", "scikit-image", "pillow")
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+    }
+    if device is not None:
+        facts["device"] = str(device)
+        if device.type == "cuda":
+            facts["device_name"] = torch.cuda.get_device_name(device)
+    return facts

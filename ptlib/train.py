@@ -1,0 +1,352 @@
+"""Fine-tuning in stages: the only training loop in the repo."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ptlib.core import Stage, Task
+from ptlib.data.batches import fetch, resident
+from ptlib.errors import InputError
+from ptlib.head import fit_head
+from ptlib.kinds import kind_of
+from ptlib.models import Model, layers, trainable_names
+from ptlib.predict import EVAL_BATCH, forward
+from ptlib.runtime import Clock, autocast, choose_device, choose_precision, derived_seed, deterministic, generator
+
+CHECK_EVERY = 50  # steps between two looks at the loss on a device that would have to be waited for
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened, a row for each epoch; `best` is the row whose weights the model ended with."""
+
+    rows: list[dict[str, Any]]
+    best: dict[str, Any]
+    seconds: dict[str, float]
+    device: str
+    precision: str
+    stages: tuple[Stage, ...] = field(repr=False)
+
+    def frame(self) -> Any:
+        """The rows as a pandas DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows)
+
+    @property
+    def selected_on(self) -> str:
+        """What was chosen on what, for a report."""
+        return f"epoch {self.best['epoch']} of stage {self.best['stage']!r}, the best of {len(self.rows)} on val"
+
+
+def finetune(
+    model: Model,
+    task: Task,
+    stages: Sequence[Stage],
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    compile: bool = False,
+    accumulate: int = 1,
+    log: Callable[[str], None] = print,
+) -> History:
+    """Train `model` on `task.train` through `stages`, in place; keep the weights that score best on `task.val`.
+
+    A stage begins with the best weights so far, so what a stage makes worse it also loses: the result never scores
+    lower on val than the stage before it. The test split is not touched. While only the head learns, without
+    augmentation, the backbone's features are computed once. All randomness comes from (seed, stage, epoch, step), so
+    equal arguments give equal bits on one machine, whatever ran before.
+
+    `accumulate` splits each batch into so many parts, computed one after the other: less memory, the same gradient
+    up to rounding (and BatchNorm's own statistics). Progress goes to `log`, a line an epoch.
+
+    Raises FloatingPointError when the loss is no longer finite; the model then has the best weights before that.
+    """
+    if not stages:
+        raise InputError("there is no stage to run; give at least one, or epochs above 0")
+    where = choose_device(device)
+    run = _Run(model, task, where, choose_precision(precision, where, model), accumulate, compile, log)
+    model.to(where, memory_format=torch.channels_last)
+    run.epochs_left = sum(s.epochs for s in stages if s.optimizer != "lbfgs")
+    with deterministic():
+        for index, stage in enumerate(stages):
+            run.stage(stage, (seed, index))
+            model.load_state_dict(run.best_state)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    model.eval()
+    return History(run.rows, run.best, run.clock.seconds, str(where), run.precision, tuple(stages))
+
+
+class _Run:
+    """What the stages of one `finetune` share."""
+
+    def __init__(
+        self, model: Model, task: Task, device: torch.device, precision: str, accumulate: int, compile: bool,
+        log: Callable[[str], None],
+    ):  # fmt: skip
+        self.model, self.task, self.device, self.precision = model, task, device, precision
+        self.accumulate, self.compile, self.log = accumulate, compile, log
+        self.kind = kind_of(task)
+        self.clock = Clock()
+        self.rows: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {}
+        self.best_state: dict[str, Tensor] = {}
+        self.features: dict[str, Tensor] = {}
+        self.targets = {split.name: split.targets.to(device) for split in (task.train, task.val)}
+        self.epochs_left = 0
+        self.started = time.perf_counter()
+
+    def stage(self, stage: Stage, key: tuple[int, ...]) -> None:
+        names = trainable_names(self.model, stage.trainable)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in names)
+        head_only = all(name.startswith("head.") for name in names)
+        augmentations = stage.augment
+        if augmentations is None:
+            augmentations = () if head_only else self.task.augment
+        cached = head_only and not augmentations
+        if cached:
+            self._cache_features()
+        elif not head_only:
+            self.features.clear()
+        if stage.optimizer == "lbfgs":
+            self._exact_head(stage)
+            return
+        module = self.model.head if cached else self.model
+        inputs = self.features["train"] if cached else self.task.train.inputs
+        step = make_step(self.model, module, stage, self.task, names, self.device, self.precision, self.accumulate,
+                         self.compile)  # fmt: skip
+        n = len(inputs)
+        steps_per_epoch = max(1, round(n / stage.batch_size))
+        inputs = resident(inputs, self.device)
+        for epoch in range(1, stage.epochs + 1):
+            start = time.perf_counter()
+            set_mode(self.model, stage, names)
+            # Parts of nearly one size: no example is left out, and no small last batch pulls as hard as a full one.
+            order = torch.randperm(n, generator=generator(*key, "order", epoch)).tensor_split(steps_per_epoch)
+            total = torch.zeros((), device=self.device)
+            with self.clock("train head" if cached else "train"):
+                for i, x in enumerate(fetch(inputs, order, self.device)):
+                    done = (epoch - 1) * steps_per_epoch + i
+                    rows = order[i].to(self.device)
+                    draws = generator(*key, "step", epoch, i)
+                    y = self.targets["train"][rows]
+                    if not cached:
+                        x, y = self.kind.prepare(self.model, x, y, augmentations, draws, self.task.n_classes)
+                    torch.manual_seed(derived_seed(*key, "dropout", epoch, i))
+                    progress = (done + 0.5) / (stage.epochs * steps_per_epoch)
+                    total += step(x, y, stage.lr * schedule(stage, progress)) * len(rows)
+                    if (self.device.type == "cpu" or i % CHECK_EVERY == CHECK_EVERY - 1) and not total.isfinite():
+                        self._diverged(stage, epoch, i + 1, steps_per_epoch)
+                loss = float(total) / n
+            if not math.isfinite(loss):
+                self._diverged(stage, epoch, steps_per_epoch, steps_per_epoch)
+            seconds = time.perf_counter() - start
+            with step.averaged():
+                self._score(stage, epoch, loss, n / seconds, cached, seconds)
+
+    def _cache_features(self) -> None:
+        with self.clock("features"):
+            for split in (self.task.train, self.task.val):
+                if split.name not in self.features:
+                    self.features[split.name] = forward(
+                        self.model, self.model.backbone, split.inputs, self.device, self.precision
+                    )
+
+    def _exact_head(self, stage: Stage) -> None:
+        start = time.perf_counter()
+        head = self.model.head
+        if not isinstance(head, nn.Linear):
+            raise InputError(f"stage {stage.name!r}: lbfgs fits linear heads only, this one is a {type(head).__name__}")
+        with self.clock("train head"):
+            penalty, loss = fit_head(head, self.features, self.targets)
+        seconds = time.perf_counter() - start
+        self.log(f"{stage.name}: features cached, head fitted with L2 penalty {penalty:g}")
+        self._score(stage, 1, loss, len(self.task.train) / seconds, True, seconds)
+
+    def _score(self, stage: Stage, epoch: int, loss: float, rate: float, cached: bool, seconds: float) -> None:
+        """Score on val, remember the row, keep the weights if they are the best so far."""
+        with self.clock("score on val"):
+            if cached:
+                with torch.no_grad():
+                    outputs = self.model.head(self.features["val"])
+            else:
+                outputs = forward(self.model, self.model, self.task.val.inputs, self.device, self.precision)
+            scores = self.kind.score(outputs, self.targets["val"])
+        metric = self.task.primary_metric
+        row = {"stage": stage.name, "epoch": epoch, "train_loss": loss, **{f"val_{k}": v for k, v in scores.items()},
+               "images_per_s": rate, "seconds": seconds}  # fmt: skip
+        self.rows.append(row)
+        if stage.optimizer != "lbfgs":
+            self.epochs_left -= 1
+        left = f", about {self.epochs_left * seconds:.0f} s left" if self.epochs_left else ""
+        count = f" {epoch}/{stage.epochs}" if stage.optimizer != "lbfgs" else ""
+        self.log(f"{stage.name}{count}: loss {loss:.3f}, val {metric} {scores[metric]:.3f}, {rate:,.0f} images/s{left}")
+        better = (scores[metric], -scores["loss"]), (self.best.get(f"val_{metric}", -1.0), -self.best.get("val_loss", 0.0))
+        if not self.best or better[0] > better[1]:
+            self.best = row
+            self.best_state = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+
+    def _diverged(self, stage: Stage, epoch: int, step: int, steps: int) -> None:
+        if self.best_state:
+            self.model.load_state_dict(self.best_state)
+        raise FloatingPointError(
+            f"the loss is not finite in stage {stage.name!r}, epoch {epoch}, by step {step} of {steps}, at lr {stage.lr:g} and "
+            f"{self.precision}; lower lr, set clip_norm, or use precision fp32"
+        )
+
+
+class _Step:
+    """One optimizer step as a call; holds what belongs to it: optimizer, moving average, where the weights began."""
+
+    def __init__(
+        self, model: Model, module: nn.Module, stage: Stage, task: Task, names: Sequence[str], device: torch.device,
+        precision: str, accumulate: int, compile: bool,
+    ):  # fmt: skip
+        named = dict(model.named_parameters())
+        self.parameters = [named[name] for name in names]
+        self.stage, self.device, self.precision, self.accumulate = stage, device, precision, accumulate
+        self.kind = kind_of(task)
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(module) if compile else module
+        self.optimizer, self.scales = make_optimizer(model, stage, names)
+        self.start = [p.detach().clone() for p in self.parameters] if stage.l2_sp else []
+        self.average = [p.detach().clone() for p in self.parameters] if stage.ema is not None else []
+        self.count = 0
+
+    def __call__(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
+        """Forward, backward, update; the mean loss of the batch, left on the device."""
+        total = torch.zeros((), device=self.device)
+        for part_x, part_y in zip(x.tensor_split(self.accumulate), y.tensor_split(self.accumulate), strict=True):
+            if len(part_x) == 0:
+                continue
+            with autocast(self.device, self.precision):
+                outputs = self.forward(part_x)
+            loss = self.kind.loss(outputs, part_y, self.stage.label_smoothing) * (len(part_x) / len(x))
+            loss.backward()
+            total += loss.detach()
+        if self.start:  # gradient of l2_sp / 2 * ||w - w_start||^2
+            grads, held = [p.grad for p in self.parameters], [p.detach() for p in self.parameters]
+            torch._foreach_add_(grads, torch._foreach_sub(held, self.start), alpha=self.stage.l2_sp)
+        if self.stage.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm)
+        for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
+            group["lr"] = lr * scale
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average:
+            self.count += 1
+            decay = min(self.stage.ema or 0.0, (1 + self.count) / (10 + self.count))  # short runs: a shorter memory
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+        return total
+
+    def averaged(self) -> Any:
+        """A context in which the model has the averaged weights, if there are any."""
+        import contextlib
+
+        @contextlib.contextmanager
+        def swap() -> Iterator[None]:
+            held = [p.detach().clone() for p in self.parameters] if self.average else []
+            with torch.no_grad():
+                for p, a in zip(self.parameters, self.average, strict=False):
+                    p.copy_(a)
+                yield
+                for p, h in zip(self.parameters, held, strict=False):
+                    p.copy_(h)
+
+        return swap()
+
+
+make_step = _Step
+
+
+def make_optimizer(model: Model, stage: Stage, names: Sequence[str]) -> tuple[torch.optim.Optimizer, list[float]]:
+    """The optimizer, and for each of its groups the share of the stage's learning rate it learns at.
+
+    A layer k below the head gets `layer_decay ** k`; norms and biases (vectors) are spared from weight decay.
+    """
+    depth = layers(model)
+    below = {name: len(depth) - 1 - i for i, (_, members) in enumerate(depth) for name in members}
+    named = dict(model.named_parameters())
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name in names:
+        decay = stage.weight_decay if named[name].ndim > 1 else 0.0
+        groups.setdefault((stage.layer_decay ** below[name], decay), []).append(named[name])
+    settings = [{"params": members, "lr": stage.lr * scale, "weight_decay": decay} for (scale, decay), members in groups.items()]
+    optimizer: torch.optim.Optimizer
+    if stage.optimizer == "sgd":
+        optimizer = torch.optim.SGD(settings, lr=stage.lr, momentum=0.9, nesterov=True, fused=True)
+    else:
+        optimizer = torch.optim.AdamW(settings, lr=stage.lr, fused=True)
+    return optimizer, [scale for scale, _ in groups]
+
+
+def schedule(stage: Stage, progress: float) -> float:
+    """The share of the peak learning rate at `progress` in 0..1: a linear rise over `warmup`, then the schedule."""
+    warmup = stage.warmup if stage.schedule == "one-cycle" else min(stage.warmup, 0.1)
+    if progress < warmup:
+        return progress / warmup
+    rest = (progress - warmup) / (1 - warmup) if warmup < 1 else 1.0
+    if stage.schedule == "constant":
+        return 1.0
+    return 1 - rest if stage.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * rest))
+
+
+def set_mode(model: Model, stage: Stage, names: Sequence[str]) -> None:
+    """Train mode where something learns; what is frozen stays in eval mode, its dropout and statistics included."""
+    model.eval()
+    learning = {name.rpartition(".")[0] for name in names}
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        if any(owner == path or owner.startswith(prefix) for owner in learning):
+            # Not module.train(): that would take its children along.
+            module.training = not isinstance(module, nn.modules.batchnorm._BatchNorm) or stage.batchnorm == "train"
+
+
+def find_lr(
+    model: Model, task: Task, stage: Stage, *, low: float = 1e-6, high: float = 1.0, steps: int = 60, seed: int = 0,
+    device: str = "auto", precision: str = "auto",
+) -> dict[str, Any]:  # fmt: skip
+    """The learning-rate range test of Smith (2017): train a copy while the rate rises from `low` to `high`.
+
+    Returns `lr` and `loss` (smoothed), arrays of equal length, and `suggestion`: the rate at which the loss fell
+    fastest. It ends early when the loss reaches four times its minimum. `model` is left as it was.
+    """
+    where = choose_device(device)
+    trial = copy.deepcopy(model).to(where, memory_format=torch.channels_last)
+    names = trainable_names(trial, stage.trainable)
+    for name, parameter in trial.named_parameters():
+        parameter.requires_grad_(name in names)
+    if stage.optimizer == "lbfgs":
+        raise InputError(f"stage {stage.name!r} uses lbfgs, which has no learning rate to find")
+    step = make_step(trial, trial, stage, task, names, where, choose_precision(precision, where, trial), 1, False)
+    rates = np.geomspace(low, high, steps)
+    kind = kind_of(task)
+    augmentations = task.augment if stage.augment is None else stage.augment
+    smoothed: list[float] = []
+    with deterministic():
+        set_mode(trial, stage, names)
+        order = torch.randperm(len(task.train), generator=generator(seed, "lr", "order"))
+        size = min(stage.batch_size, len(order))
+        for i, lr in enumerate(rates):
+            rows = order[(torch.arange(size) + i * size) % len(order)]
+            torch.manual_seed(derived_seed(seed, "lr", i))
+            x, y = task.train.inputs[rows].to(where), task.train.targets[rows].to(where)
+            x, y = kind.prepare(trial, x, y, augmentations, generator(seed, "lr", i), task.n_classes)
+            loss = float(step(x, y, float(lr)))
+            smoothed.append(loss if not smoothed else 0.8 * smoothed[-1] + 0.2 * loss)
+            if not math.isfinite(loss) or smoothed[-1] > 4 * min(smoothed):
+                break
+    losses = np.array([v for v in smoothed if math.isfinite(v)])
+    slope = np.gradient(losses) if len(losses) > 1 else np.zeros(1)
+    return {"lr": rates[: len(losses)], "loss": losses, "suggestion": float(rates[int(slope.argmin())])}
