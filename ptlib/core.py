@@ -121,7 +121,7 @@ class Task:
             digest.update(json.dumps([split.name, list(split.inputs.shape), list(split.ids)]).encode())
             digest.update(split.targets.numpy().astype("<i8").tobytes())
             for rows in split.inputs.split(1024):
-                digest.update(rows.contiguous().numpy())  # type: ignore[arg-type]
+                digest.update(rows.contiguous().numpy())
         return digest.hexdigest()
 
     def table(self) -> list[tuple[str, ...]]:
@@ -258,8 +258,8 @@ class Stage:
                     f"stage {self.name!r}: unknown augmentation {example!r}; there are {', '.join(AUGMENTATIONS)}"
                 )
         bounds: dict[str, tuple[float, float]] = {
-            "epochs": (0, 100_000), "lr": (0, 1e3), "batch_size": (1, 2**20), "warmup": (0, 1), "layer_decay": (1e-3, 1),
-            "weight_decay": (0, 1e3), "label_smoothing": (0, 0.99), "l2_sp": (0, 1e3),
+            "epochs": (0, 100_000), "lr": (0, 1e3), "batch_size": (1, 2**20), "warmup": (0, 1),
+            "layer_decay": (1e-3, 1), "weight_decay": (0, 1e3), "label_smoothing": (0, 0.99), "l2_sp": (0, 1e3),
         }  # fmt: skip
         if self.clip_norm is not None:
             bounds["clip_norm"] = (1e-12, math.inf)

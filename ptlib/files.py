@@ -19,7 +19,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return path

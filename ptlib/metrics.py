@@ -78,7 +78,8 @@ def _diagonal(confusion: np.ndarray) -> np.ndarray:
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     out = np.full(np.broadcast(numerator, denominator).shape, np.nan)
-    return np.divide(numerator, denominator, out=out, where=denominator > 0)[()]
+    np.divide(numerator, denominator, out=out, where=denominator > 0)
+    return out[()]
 
 
 def _averaged(
@@ -87,7 +88,7 @@ def _averaged(
     if average is None:
         return _ratio(numerator, denominator)
     if average == "macro":
-        return _ratio(numerator, denominator).mean(-1)
+        return np.asarray(_ratio(numerator, denominator).mean(-1))[()]
     if average == "micro":
         return _ratio(numerator.sum(-1), denominator.sum(-1))
     if average == "weighted":

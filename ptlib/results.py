@@ -49,14 +49,14 @@ class Predictions:
     @cached_property
     def predicted(self) -> np.ndarray:
         """The class of the highest score, int64 (N,)."""
-        return self.scores.argmax(axis=1)
+        return np.asarray(self.scores.argmax(axis=1))
 
     @cached_property
     def probabilities(self) -> np.ndarray:
         """Softmax of the scores in float64, (N, C)."""
         z = self.scores.astype(np.float64)
         z = np.exp(z - z.max(axis=1, keepdims=True))
-        return z / z.sum(axis=1, keepdims=True)
+        return np.asarray(z / z.sum(axis=1, keepdims=True))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one safetensors file, whole or not at all."""

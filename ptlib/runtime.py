@@ -64,6 +64,12 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+def place(model: torch.nn.Module, device: torch.device) -> None:
+    """Move a model to the device, convolutions in channels-last order: faster on CPUs and GPUs alike."""
+    model.to(device=device)
+    model.to(memory_format=torch.channels_last)
+
+
 def derived_seed(*key: int | str) -> int:
     """A 63-bit seed that depends on all of `key`: streams are derived, never saved and restored."""
     digest = hashlib.sha256(repr(key).encode()).digest()

@@ -1,4 +1,4 @@
-"""Recipes: lists of stages by name. They are data: print them, change them with `dataclasses.replace`, or write them."""
+"""Recipes: lists of stages by name. They are data: print them, change them by `dataclasses.replace`, write your own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def recipe(
         probe = Stage("head", ("head",), optimizer="lbfgs", augment=())
     else:
         probe = Stage("head", ("head",), epochs=head_epochs, lr=3e-3, batch_size=256, schedule="cosine", augment=())
-    tuned = Stage("all", ("all",), epochs=epochs, lr=1e-3, batch_size=32, layer_decay=0.8)
+    tuned = Stage("all", ("all",), epochs=epochs, lr=1e-3, batch_size=32, warmup=0.15, layer_decay=0.8)
     bodies = {
         "probe": [],
         "lp-ft": [tuned],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +18,19 @@ from ptlib.data.batches import fetch, resident
 from ptlib.errors import InputError
 from ptlib.head import fit_head
 from ptlib.kinds import kind_of
-from ptlib.models import Model, layers, trainable_names
-from ptlib.predict import EVAL_BATCH, forward
-from ptlib.runtime import Clock, autocast, choose_device, choose_precision, derived_seed, deterministic, generator
+from ptlib.models import Model, trainable_names
+from ptlib.prediction import forward
+from ptlib.runtime import (
+    Clock,
+    autocast,
+    choose_device,
+    choose_precision,
+    derived_seed,
+    deterministic,
+    generator,
+    place,
+)
+from ptlib.step import Step, measure_statistics, schedule, set_mode
 
 CHECK_EVERY = 50  # steps between two looks at the loss on a device that would have to be waited for
 
@@ -76,7 +86,7 @@ def finetune(
         raise InputError("there is no stage to run; give at least one, or epochs above 0")
     where = choose_device(device)
     run = _Run(model, task, where, choose_precision(precision, where, model), accumulate, compile, log)
-    model.to(where, memory_format=torch.channels_last)
+    place(model, where)
     run.epochs_left = sum(s.epochs for s in stages if s.optimizer != "lbfgs")
     with deterministic():
         for index, stage in enumerate(stages):
@@ -125,8 +135,8 @@ class _Run:
             return
         module = self.model.head if cached else self.model
         inputs = self.features["train"] if cached else self.task.train.inputs
-        step = make_step(self.model, module, stage, self.task, names, self.device, self.precision, self.accumulate,
-                         self.compile)  # fmt: skip
+        step = Step(self.model, module, stage, self.task, names, self.device, self.precision, self.accumulate,
+                    self.compile)  # fmt: skip
         n = len(inputs)
         steps_per_epoch = max(1, round(n / stage.batch_size))
         inputs = resident(inputs, self.device)
@@ -154,6 +164,9 @@ class _Run:
                 self._diverged(stage, epoch, steps_per_epoch, steps_per_epoch)
             seconds = time.perf_counter() - start
             with step.averaged():
+                if stage.batchnorm == "train" and not head_only:
+                    with self.clock("batchnorm statistics"), autocast(self.device, self.precision):
+                        measure_statistics(self.model, names, self.task.train.inputs, self.device)
                 self._score(stage, epoch, loss, n / seconds, cached, seconds)
 
     def _cache_features(self) -> None:
@@ -185,16 +198,17 @@ class _Run:
                 outputs = forward(self.model, self.model, self.task.val.inputs, self.device, self.precision)
             scores = self.kind.score(outputs, self.targets["val"])
         metric = self.task.primary_metric
-        row = {"stage": stage.name, "epoch": epoch, "train_loss": loss, **{f"val_{k}": v for k, v in scores.items()},
-               "images_per_s": rate, "seconds": seconds}  # fmt: skip
+        row: dict[str, Any] = {"stage": stage.name, "epoch": epoch, "train_loss": loss}
+        row |= {f"val_{name}": value for name, value in scores.items()}
+        row |= {"images_per_s": rate, "seconds": seconds}
         self.rows.append(row)
         if stage.optimizer != "lbfgs":
             self.epochs_left -= 1
         left = f", about {self.epochs_left * seconds:.0f} s left" if self.epochs_left else ""
         count = f" {epoch}/{stage.epochs}" if stage.optimizer != "lbfgs" else ""
         self.log(f"{stage.name}{count}: loss {loss:.3f}, val {metric} {scores[metric]:.3f}, {rate:,.0f} images/s{left}")
-        better = (scores[metric], -scores["loss"]), (self.best.get(f"val_{metric}", -1.0), -self.best.get("val_loss", 0.0))
-        if not self.best or better[0] > better[1]:
+        rank = (row[f"val_{metric}"], -row["val_loss"])
+        if not self.best or rank > (self.best[f"val_{metric}"], -self.best["val_loss"]):
             self.best = row
             self.best_state = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
 
@@ -202,115 +216,9 @@ class _Run:
         if self.best_state:
             self.model.load_state_dict(self.best_state)
         raise FloatingPointError(
-            f"the loss is not finite in stage {stage.name!r}, epoch {epoch}, by step {step} of {steps}, at lr {stage.lr:g} and "
-            f"{self.precision}; lower lr, set clip_norm, or use precision fp32"
+            f"the loss is not finite in stage {stage.name!r}, epoch {epoch}, by step {step} of {steps}, "
+            f"at lr {stage.lr:g} and {self.precision}; lower lr, set clip_norm, or use precision fp32"
         )
-
-
-class _Step:
-    """One optimizer step as a call; holds what belongs to it: optimizer, moving average, where the weights began."""
-
-    def __init__(
-        self, model: Model, module: nn.Module, stage: Stage, task: Task, names: Sequence[str], device: torch.device,
-        precision: str, accumulate: int, compile: bool,
-    ):  # fmt: skip
-        named = dict(model.named_parameters())
-        self.parameters = [named[name] for name in names]
-        self.stage, self.device, self.precision, self.accumulate = stage, device, precision, accumulate
-        self.kind = kind_of(task)
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(module) if compile else module
-        self.optimizer, self.scales = make_optimizer(model, stage, names)
-        self.start = [p.detach().clone() for p in self.parameters] if stage.l2_sp else []
-        self.average = [p.detach().clone() for p in self.parameters] if stage.ema is not None else []
-        self.count = 0
-
-    def __call__(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
-        """Forward, backward, update; the mean loss of the batch, left on the device."""
-        total = torch.zeros((), device=self.device)
-        for part_x, part_y in zip(x.tensor_split(self.accumulate), y.tensor_split(self.accumulate), strict=True):
-            if len(part_x) == 0:
-                continue
-            with autocast(self.device, self.precision):
-                outputs = self.forward(part_x)
-            loss = self.kind.loss(outputs, part_y, self.stage.label_smoothing) * (len(part_x) / len(x))
-            loss.backward()
-            total += loss.detach()
-        if self.start:  # gradient of l2_sp / 2 * ||w - w_start||^2
-            grads, held = [p.grad for p in self.parameters], [p.detach() for p in self.parameters]
-            torch._foreach_add_(grads, torch._foreach_sub(held, self.start), alpha=self.stage.l2_sp)
-        if self.stage.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm)
-        for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
-            group["lr"] = lr * scale
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.average:
-            self.count += 1
-            decay = min(self.stage.ema or 0.0, (1 + self.count) / (10 + self.count))  # short runs: a shorter memory
-            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
-        return total
-
-    def averaged(self) -> Any:
-        """A context in which the model has the averaged weights, if there are any."""
-        import contextlib
-
-        @contextlib.contextmanager
-        def swap() -> Iterator[None]:
-            held = [p.detach().clone() for p in self.parameters] if self.average else []
-            with torch.no_grad():
-                for p, a in zip(self.parameters, self.average, strict=False):
-                    p.copy_(a)
-                yield
-                for p, h in zip(self.parameters, held, strict=False):
-                    p.copy_(h)
-
-        return swap()
-
-
-make_step = _Step
-
-
-def make_optimizer(model: Model, stage: Stage, names: Sequence[str]) -> tuple[torch.optim.Optimizer, list[float]]:
-    """The optimizer, and for each of its groups the share of the stage's learning rate it learns at.
-
-    A layer k below the head gets `layer_decay ** k`; norms and biases (vectors) are spared from weight decay.
-    """
-    depth = layers(model)
-    below = {name: len(depth) - 1 - i for i, (_, members) in enumerate(depth) for name in members}
-    named = dict(model.named_parameters())
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name in names:
-        decay = stage.weight_decay if named[name].ndim > 1 else 0.0
-        groups.setdefault((stage.layer_decay ** below[name], decay), []).append(named[name])
-    settings = [{"params": members, "lr": stage.lr * scale, "weight_decay": decay} for (scale, decay), members in groups.items()]
-    optimizer: torch.optim.Optimizer
-    if stage.optimizer == "sgd":
-        optimizer = torch.optim.SGD(settings, lr=stage.lr, momentum=0.9, nesterov=True, fused=True)
-    else:
-        optimizer = torch.optim.AdamW(settings, lr=stage.lr, fused=True)
-    return optimizer, [scale for scale, _ in groups]
-
-
-def schedule(stage: Stage, progress: float) -> float:
-    """The share of the peak learning rate at `progress` in 0..1: a linear rise over `warmup`, then the schedule."""
-    warmup = stage.warmup if stage.schedule == "one-cycle" else min(stage.warmup, 0.1)
-    if progress < warmup:
-        return progress / warmup
-    rest = (progress - warmup) / (1 - warmup) if warmup < 1 else 1.0
-    if stage.schedule == "constant":
-        return 1.0
-    return 1 - rest if stage.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * rest))
-
-
-def set_mode(model: Model, stage: Stage, names: Sequence[str]) -> None:
-    """Train mode where something learns; what is frozen stays in eval mode, its dropout and statistics included."""
-    model.eval()
-    learning = {name.rpartition(".")[0] for name in names}
-    for path, module in model.named_modules():
-        prefix = f"{path}." if path else ""
-        if any(owner == path or owner.startswith(prefix) for owner in learning):
-            # Not module.train(): that would take its children along.
-            module.training = not isinstance(module, nn.modules.batchnorm._BatchNorm) or stage.batchnorm == "train"
 
 
 def find_lr(
@@ -323,13 +231,14 @@ def find_lr(
     fastest. It ends early when the loss reaches four times its minimum. `model` is left as it was.
     """
     where = choose_device(device)
-    trial = copy.deepcopy(model).to(where, memory_format=torch.channels_last)
+    trial = copy.deepcopy(model)
+    place(trial, where)
     names = trainable_names(trial, stage.trainable)
     for name, parameter in trial.named_parameters():
         parameter.requires_grad_(name in names)
     if stage.optimizer == "lbfgs":
         raise InputError(f"stage {stage.name!r} uses lbfgs, which has no learning rate to find")
-    step = make_step(trial, trial, stage, task, names, where, choose_precision(precision, where, trial), 1, False)
+    step = Step(trial, trial, stage, task, names, where, choose_precision(precision, where, trial), 1, False)
     rates = np.geomspace(low, high, steps)
     kind = kind_of(task)
     augmentations = task.augment if stage.augment is None else stage.augment

@@ -22,7 +22,9 @@ def augment(x: Tensor, names: Sequence[str], generator: Generator) -> Tensor:
     return x
 
 
-def mix(x: Tensor, targets: Tensor, n_classes: int, names: Sequence[str], generator: Generator) -> tuple[Tensor, Tensor]:
+def mix(
+    x: Tensor, targets: Tensor, n_classes: int, names: Sequence[str], generator: Generator
+) -> tuple[Tensor, Tensor]:
     """mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) where `names` asks; of both, one by chance for each batch.
 
     Targets int64 (B,) become shares of classes (B, C). Coefficients are drawn for each image: Beta(0.2, 0.2) for
@@ -192,8 +194,8 @@ def _affine(row: int, column: int, scale: float) -> Callable[[Tensor, Tensor], T
 
 UNSIGNED = (_posterize, _solarize)
 OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
-    _identity, _brightness, _contrast, _saturation, _sharpness, _posterize, _solarize, _autocontrast, _equalize, _rotate,
-    _affine(0, 1, 0.5), _affine(1, 0, 0.5), _affine(0, 2, 0.5), _affine(1, 2, 0.5),
+    _identity, _brightness, _contrast, _saturation, _sharpness, _posterize, _solarize, _autocontrast, _equalize,
+    _rotate, _affine(0, 1, 0.5), _affine(1, 0, 0.5), _affine(0, 2, 0.5), _affine(1, 2, 0.5),
 )  # fmt: skip
 
 
@@ -219,4 +221,5 @@ def _boxes(n: int, height: int, width: int, tall: Tensor, wide: Tensor, generato
     x = (torch.arange(width) + 0.5) / width
     rows = (y >= top[:, None]) & (y < (top + tall)[:, None])  # (B, H)
     columns = (x >= left[:, None]) & (x < (left + wide)[:, None])  # (B, W)
-    return (rows[:, :, None] & columns[:, None, :])[:, None]
+    inside: Tensor = rows[:, :, None] & columns[:, None, :]
+    return inside[:, None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -30,9 +30,11 @@ def fetch(inputs: Tensor, rows: Sequence[Tensor], device: torch.device) -> Itera
             batch = inputs[r]
             return batch.pin_memory() if pin else batch
 
-        ahead = None
-        for r in [*rows, None]:
-            following = pool.submit(gather, r) if r is not None else None
+        ahead: Future[Tensor] | None = None
+        for r in rows:
+            following = pool.submit(gather, r)
             if ahead is not None:
                 yield ahead.result().to(device, non_blocking=True)
             ahead = following
+        if ahead is not None:
+            yield ahead.result().to(device, non_blocking=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ptlib.core import Split, Task
 from ptlib.errors import InputError
 
+SPLITS = ("train", "val", "test")
 Problems = list[tuple[str, str]]
 
 
@@ -72,8 +73,8 @@ def assemble(name: str, class_names: tuple[str, ...], pools: dict[str, Pool], dr
     notes = list(facts.pop("notes", ()))
     skipped = list(facts.pop("skipped", ()))
     if "all" in pools:
-        rows = three_way(pools["all"].labels, (0.15, 0.15), draw.split_seed)
-        parts = {split: (pools["all"], r) for split, r in zip(("train", "val", "test"), rows, strict=True)}
+        dealt = three_way(pools["all"].labels, (0.15, 0.15), draw.split_seed)
+        parts = {split: (pools["all"], rows) for split, rows in zip(SPLITS, dealt, strict=True)}
         notes.append("train, val and test are a stratified draw of 70, 15 and 15 %")
     else:
         parts = {split: (pool, np.arange(len(pool))) for split, pool in pools.items()}
@@ -86,7 +87,7 @@ def assemble(name: str, class_names: tuple[str, ...], pools: dict[str, Pool], dr
         parts["val"], parts["train"] = (pool, chosen), (pool, without(len(pool), chosen))
         notes.append(f"val is a stratified draw of {len(chosen)} from train")
     splits = {}
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         pool, rows = parts[split]
         n, seed = draw.of(split)
         if n is not None:
@@ -97,8 +98,9 @@ def assemble(name: str, class_names: tuple[str, ...], pools: dict[str, Pool], dr
             raise InputError(f"no example of {split!r} of {name!r} could be read; the first, {': '.join(problems[0])}")
         rows = rows[kept]
         splits[split] = Split(split, pixels, torch.from_numpy(pool.labels[rows]), [pool.ids[i] for i in rows])
-    kind = facts.pop("kind", "image_classification")
-    return Task(name, kind, class_names, **splits, notes=tuple(notes), skipped=tuple(skipped), **facts)
+    train, val, test = (splits[split] for split in SPLITS)
+    noted = {"notes": tuple(notes), "skipped": tuple(skipped), **facts}
+    return Task(name, "image_classification", class_names, train, val, test, **noted)
 
 
 def _default_n_val(labels: np.ndarray, draw: Draw) -> int:

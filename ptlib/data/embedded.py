@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ptlib.core import Split, Task
-from ptlib.data.draw import Draw, assemble, from_array, stratified, three_way
+from ptlib.data.draw import SPLITS, Draw, assemble, from_array, stratified, three_way
 from ptlib.data.images import decode
 from ptlib.errors import InputError
 
@@ -22,7 +22,6 @@ PHOTOS = {
     ),
     "sklearn/datasets/images": ("china.jpg", "flower.jpg"),
 }  # fmt: skip
-SPLITS = ("train", "val", "test")
 TEST_PER_CLASS, VAL_PER_CLASS = 40, 12
 
 
@@ -34,7 +33,9 @@ def load_photos(draw: Draw, grey: bool = False) -> Task:
     taken from a photograph. `grey` drops the colours, which give many of these photographs away.
     """
     side = draw.side or 32
-    files = sorted((Path(f) for folder, fs in PHOTOS.items() for f in (_package_file(folder, f) for f in fs)), key=_stem)
+    files = sorted(
+        (Path(f) for folder, fs in PHOTOS.items() for f in (_package_file(folder, f) for f in fs)), key=_stem
+    )
     names = tuple(_stem(f) for f in files)
     asked = 20 * len(names) if draw.n_train is None else draw.n_train
     caps = {"train": -(-asked // len(names)), "val": VAL_PER_CLASS, "test": TEST_PER_CLASS}
@@ -62,12 +63,16 @@ def load_photos(draw: Draw, grey: bool = False) -> Task:
     notes = [f"{side} x {side} patches of {len(names)} photographs; no two share a pixel"]
     if len(splits["train"]) < asked:
         notes.append(f"{asked} train patches were asked for; the photographs yield {len(splits['train'])}")
-    return Task("photos" + ("-grey" if grey else ""), "image_classification", names, **splits, notes=tuple(notes))
+    train, val, test = (splits[name] for name in SPLITS)
+    name = "photos-grey" if grey else "photos"
+    return Task(name, "image_classification", names, train, val, test, notes=tuple(notes))
 
 
 def _deal(height: int, width: int, side: int, key: tuple[int, int]) -> dict[str, list[tuple[int, int]]]:
     """Corners (y, x) of the patches of each split: blocks of 2 x 2 patches are dealt, not patches."""
-    blocks = [(y, x) for y in range(0, height - 2 * side + 1, 2 * side) for x in range(0, width - 2 * side + 1, 2 * side)]
+    blocks = [
+        (y, x) for y in range(0, height - 2 * side + 1, 2 * side) for x in range(0, width - 2 * side + 1, 2 * side)
+    ]
     order = np.random.default_rng(key).permutation(len(blocks))
     ends = [round(0.5 * len(blocks)), round(0.7 * len(blocks))]
     inner = [(0, 0), (0, side), (side, 0), (side, side)]

@@ -80,9 +80,7 @@ def _folders(folder: Path) -> list[Path]:
         return sorted(Path(e.path) for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
 
 
-def _list(
-    folder: Path, names: tuple[str, ...], root: Path, skipped: Problems
-) -> tuple[list[Path], np.ndarray]:
+def _list(folder: Path, names: tuple[str, ...], root: Path, skipped: Problems) -> tuple[list[Path], np.ndarray]:
     """Image paths of a folder of classes in a fixed order, and their labels (N,)."""
     paths, labels = [], []
     for label, name in enumerate(names):

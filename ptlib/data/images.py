@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ptlib.files import write_whole
@@ -39,7 +39,7 @@ def decode(source: str | os.PathLike[str] | Image.Image) -> Image.Image:
             return _rgb(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ValueError(f"it claims more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ValueError(f"it is no image of the formats {', '.join(FORMATS)}") from None
     except (OSError, SyntaxError, EOFError, IndexError) as e:
         raise ValueError(f"it can't be read: {e}") from None
@@ -66,7 +66,9 @@ def to_square(image: Image.Image, side: int) -> np.ndarray:
     width, height = image.size
     scale = side / min(width, height)
     if scale != 1:
-        image = image.resize((max(side, round(width * scale)), max(side, round(height * scale))), Image.Resampling.BICUBIC)
+        image = image.resize(
+            (max(side, round(width * scale)), max(side, round(height * scale))), Image.Resampling.BICUBIC
+        )
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return np.asarray(image.crop((left, top, left + side, top + side)))
 
@@ -100,7 +102,9 @@ def decode_all(
     return _decode_cached(paths, shape, key, workers)
 
 
-def _decode_into(pixels: np.ndarray, paths: Sequence[Path], workers: int | None) -> tuple[np.ndarray, list[tuple[Path, str]]]:
+def _decode_into(
+    pixels: np.ndarray, paths: Sequence[Path], workers: int | None
+) -> tuple[np.ndarray, list[tuple[Path, str]]]:
     def one(i: int) -> str | None:
         try:
             pixels[i] = to_square(decode(paths[i]), pixels.shape[1])
@@ -129,7 +133,7 @@ def _decode_cached(
                 if to != row:
                     pixels[to] = pixels[row]
             pixels.flush()
-            os.replace(temporary, data)
+            temporary.replace(data)
         finally:
             temporary.unlink(missing_ok=True)
         write_whole(index, json.dumps({"kept": kept.tolist(), "problems": [(str(p), r) for p, r in problems]}).encode())

@@ -11,7 +11,7 @@ from ptlib.core import Split, Task
 from ptlib.data.batches import fetch, resident
 from ptlib.models import Model
 from ptlib.results import Predictions
-from ptlib.runtime import autocast, choose_device, choose_precision
+from ptlib.runtime import autocast, choose_device, choose_precision, place
 
 EVAL_BATCH = 128
 
@@ -24,7 +24,7 @@ def predict(
     Raises ValueError naming the first example whose logits are not finite.
     """
     where = choose_device(device)
-    model.to(where, memory_format=torch.channels_last)
+    place(model, where)
     logits = forward(model, model, split.inputs, where, choose_precision(precision, where, model), batch_size)
     return Predictions(tuple(split.ids), split.targets.numpy(), logits.cpu().numpy(), split.name, task.class_names)
 
@@ -34,7 +34,7 @@ def features(
 ) -> Tensor:
     """What the backbone makes of every example of `split`: float32 (N, D), on the device."""
     where = choose_device(device)
-    model.to(where, memory_format=torch.channels_last)
+    place(model, where)
     chosen = choose_precision(precision, where, model)
     return forward(model, model.backbone, split.inputs, where, chosen, batch_size)
 

@@ -1,0 +1,121 @@
+"""A run directory: what was asked, what came out, and what made it, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ptlib.core import Task
+from ptlib.files import sha256, write_whole
+from ptlib.models import Model
+from ptlib.results import Predictions, Report
+from ptlib.runtime import environment
+from ptlib.train import History
+
+
+def output_root() -> Path:
+    """$PTLIB_OUTPUTS; else outputs/ of the repo this package stands in; else outputs/ here."""
+    if os.environ.get("PTLIB_OUTPUTS"):
+        return Path(os.environ["PTLIB_OUTPUTS"])
+    repo = Path(__file__).parent.parent
+    return repo / "outputs" if (repo / "notebooks").is_dir() else Path.cwd() / "outputs"
+
+
+def save_run(
+    notebook: str, parameters: Mapping[str, Any], *, task: Task, model: Model, history: History,
+    predictions: Predictions, reports: Mapping[str, Report], run_name: str | None = None,
+) -> Path:  # fmt: skip
+    """Write a finished run to `outputs/<run_name>/` and return that path.
+
+    The directory appears at once, complete, in place of an earlier one of the same name. It holds `run.json` (status,
+    parameters, data, checkpoint, stages, environment, SHA-256 of each other file), `history.json`,
+    `model.safetensors` (which `load_checkpoint` takes), `predictions.safetensors`, and a `report.json` for each
+    report. Without `run_name` the name is made of notebook, task, checkpoint and a hash of the parameters.
+    """
+    provenance = describe(task, model, history)
+    key = json.dumps([dict(parameters), provenance["task"]["fingerprint"]], sort_keys=True, default=str)
+    short = hashlib.sha256(key.encode()).hexdigest()[:8]
+    checkpoint = Path(model.checkpoint.name).stem if model.checkpoint.path else model.checkpoint.name
+    name = run_name or _slug(f"{notebook}-{task.name}-{checkpoint}-{short}")
+    root = output_root()
+    root.mkdir(parents=True, exist_ok=True)
+    building, final = root / f".tmp-{name}-{os.getpid()}", root / name
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    try:
+        save_model(model, task, building / "model.safetensors")
+        predictions.save(building / "predictions.safetensors")
+        _write_json(building / "history.json", {"rows": history.rows, "best": history.best, "seconds": history.seconds})
+        for report_name, report in reports.items():
+            report.save(building / ("report.json" if report_name == "test" else f"report-{_slug(report_name)}.json"))
+        files = {p.name: sha256(p) for p in sorted(building.iterdir())}
+        record = {
+            "status": "complete",
+            "notebook": notebook,
+            "parameters": dict(parameters),
+            **provenance,
+            "files": files,
+        }
+        _write_json(building / "run.json", record)
+        if final.exists():
+            old = root / f".old-{name}-{os.getpid()}"
+            final.rename(old)
+            building.rename(final)
+            shutil.rmtree(old)
+        else:
+            building.rename(final)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return final
+
+
+def describe(task: Task, model: Model, history: History) -> dict[str, Any]:
+    """What made a result: data, checkpoint, stages, where it ran and with what."""
+    c = model.checkpoint
+    return {
+        "task": {"name": task.name, "kind": task.kind, "fingerprint": task.fingerprint, "notes": task.notes,
+                 "sizes": {s.name: len(s) for s in task.splits}, "skipped": task.skipped},
+        "checkpoint": {"name": c.name, "architecture": c.architecture, "sha256": c.sha256, "source": c.source,
+                       "licence": c.licence},
+        "preprocessing": asdict(model.preprocessing),
+        "stages": [asdict(stage) for stage in history.stages],
+        "selected_on": history.selected_on,
+        "device": history.device,
+        "precision": history.precision,
+        "environment": environment(torch.device(history.device)),
+    }  # fmt: skip
+
+
+def save_model(model: Model, task: Task, path: Path) -> Path:
+    """Weights as safetensors, with what `load_checkpoint` and `build_model` need to use them again in the header."""
+    from safetensors.torch import save
+
+    header = {"preprocessing": json.dumps(asdict(model.preprocessing)), "class_names": json.dumps(task.class_names),
+              "trained_on": f"{model.checkpoint.trained_on or 'random weights'}, then {task.name}"}  # fmt: skip
+    if model.checkpoint.factory is None:
+        header["architecture"] = model.checkpoint.architecture
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    return write_whole(path, save(state, metadata=header))
+
+
+def show(path: Path) -> str:
+    """A run's path as a reader wants it: from the repo's root if it lies inside."""
+    repo = Path(__file__).parent.parent
+    return path.relative_to(repo).as_posix() if path.is_relative_to(repo) else str(path)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:100] or "run"
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_whole(path, json.dumps(value, indent=1, allow_nan=False, default=str).encode())

@@ -1,0 +1,145 @@
+"""One optimizer step: what is frozen, who learns how fast, forward, backward, update."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from ptlib.core import Stage, Task
+from ptlib.data.batches import fetch
+from ptlib.kinds import kind_of
+from ptlib.models import Model, layers
+from ptlib.runtime import autocast, generator
+
+
+class Step:
+    """One optimizer step as a call; holds what belongs to it: optimizer, moving average, where the weights began."""
+
+    def __init__(
+        self, model: Model, module: nn.Module, stage: Stage, task: Task, names: Sequence[str], device: torch.device,
+        precision: str, accumulate: int, compile: bool,
+    ):  # fmt: skip
+        named = dict(model.named_parameters())
+        self.parameters: list[Tensor] = [named[name] for name in names]
+        self.stage, self.device, self.precision, self.accumulate = stage, device, precision, accumulate
+        self.kind = kind_of(task)
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(module) if compile else module
+        self.optimizer, self.scales = make_optimizer(model, stage, names)
+        self.start = [p.detach().clone() for p in self.parameters] if stage.l2_sp else []
+        self.average = [p.detach().clone() for p in self.parameters] if stage.ema is not None else []
+        self.count = 0
+
+    def __call__(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
+        """Forward, backward, update; the mean loss of the batch, left on the device."""
+        total = torch.zeros((), device=self.device)
+        for part_x, part_y in zip(x.tensor_split(self.accumulate), y.tensor_split(self.accumulate), strict=True):
+            if len(part_x) == 0:
+                continue
+            with autocast(self.device, self.precision):
+                outputs = self.forward(part_x)
+            loss = self.kind.loss(outputs, part_y, self.stage.label_smoothing) * (len(part_x) / len(x))
+            loss.backward()
+            total += loss.detach()
+        if self.start:  # gradient of l2_sp / 2 * ||w - w_start||^2
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            pull = torch._foreach_sub([p.detach() for p in self.parameters], self.start)
+            torch._foreach_add_(gradients, pull, alpha=self.stage.l2_sp)
+        if self.stage.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm)
+        for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
+            group["lr"] = lr * scale
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average:
+            self.count += 1
+            decay = min(self.stage.ema or 0.0, (1 + self.count) / (10 + self.count))  # short runs: a shorter memory
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+        return total
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """A context in which the model has the averaged weights, if there are any."""
+        if not self.average:
+            yield
+            return
+        held = [p.detach().clone() for p in self.parameters]
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, self.average)
+            yield
+            torch._foreach_copy_(self.parameters, held)
+
+
+def make_optimizer(model: Model, stage: Stage, names: Sequence[str]) -> tuple[torch.optim.Optimizer, list[float]]:
+    """The optimizer, and for each of its groups the share of the stage's learning rate it learns at.
+
+    A layer k below the head gets `layer_decay ** k`; norms and biases (vectors) are spared from weight decay.
+    """
+    depth = layers(model)
+    below = {name: len(depth) - 1 - i for i, (_, members) in enumerate(depth) for name in members}
+    named = dict(model.named_parameters())
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name in names:
+        decay = stage.weight_decay if named[name].ndim > 1 else 0.0
+        groups.setdefault((stage.layer_decay ** below[name], decay), []).append(named[name])
+    settings = [
+        {"params": members, "lr": stage.lr * scale, "weight_decay": decay} for (scale, decay), members in groups.items()
+    ]
+    optimizer: torch.optim.Optimizer
+    if stage.optimizer == "sgd":
+        optimizer = torch.optim.SGD(settings, lr=stage.lr, momentum=0.9, nesterov=True, fused=True)
+    else:
+        optimizer = torch.optim.AdamW(settings, lr=stage.lr, fused=True)
+    return optimizer, [scale for scale, _ in groups]
+
+
+def schedule(stage: Stage, progress: float) -> float:
+    """The share of the peak learning rate at `progress` in 0..1: a linear rise over `warmup`, then the schedule."""
+    warmup = stage.warmup if stage.schedule == "one-cycle" else min(stage.warmup, 0.1)
+    if progress < warmup:
+        return progress / warmup
+    rest = (progress - warmup) / (1 - warmup) if warmup < 1 else 1.0
+    if stage.schedule == "constant":
+        return 1.0
+    return 1 - rest if stage.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * rest))
+
+
+def is_batchnorm(module: nn.Module) -> TypeGuard[nn.modules.batchnorm._BatchNorm]:
+    """Whether a module keeps running statistics of its batches."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def set_mode(model: Model, stage: Stage, names: Sequence[str]) -> None:
+    """Train mode where something learns; what is frozen stays in eval mode, its dropout and statistics included."""
+    model.eval()
+    learning = {name.rpartition(".")[0] for name in names}
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        if any(owner == path or owner.startswith(prefix) for owner in learning):
+            # Not module.train(): that would take its children along.
+            module.training = not is_batchnorm(module) or stage.batchnorm == "train"
+
+
+@torch.no_grad()
+def measure_statistics(model: Model, names: Sequence[str], inputs: Tensor, device: torch.device, n: int = 2048) -> None:
+    """BatchNorm's statistics of these very weights, over `n` images at most (precise BN; Wu and Johnson 2021).
+
+    The running averages lag behind weights that move fast: after a few dozen steps they describe another network.
+    """
+    owners = {name.rpartition(".")[0] for name in names}
+    norms = [module for path, module in model.named_modules() if path in owners and is_batchnorm(module)]
+    rows = torch.randperm(len(inputs), generator=generator("batchnorm statistics"))[:n]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over batches
+        norm.train()
+    for x in fetch(inputs, rows.tensor_split(max(1, len(rows) // 128)), device):
+        model(model.preprocess(x))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

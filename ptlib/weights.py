@@ -1,0 +1,87 @@
+"""Weight files into networks: read without running anything, every tensor accounted for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ptlib.errors import InputError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+def load_weights(network: nn.Module, path: Path, in_order: bool = False) -> None:
+    """Put the weights of a file into `network`, every tensor accounted for.
+
+    `in_order` takes the file's tensors for the network's in the order of both, whatever their names.
+
+    Raises `InputError` naming the first tensors that are missing, unexpected, of another shape, or not finite; a
+    last linear layer of another width is no error: the network's is made anew.
+    """
+    state = read_weights(path)
+    if in_order:
+        state = dict(zip(network.state_dict(), state.values(), strict=True))
+    state = _rename(state, network)
+    head = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1:]
+    for where, module in head:
+        rows = state.get(f"{where}.weight")
+        if rows is not None and rows.ndim == 2 and rows.shape[0] != module.out_features:
+            parent, _, last = where.rpartition(".")
+            setattr(network.get_submodule(parent), last, nn.Linear(module.in_features, rows.shape[0]))
+    want = network.state_dict()
+    counters = {k for k in want if k.endswith("num_batches_tracked")}  # absent from old files, and used by nothing here
+    problems = {
+        "lacks": sorted(set(want) - set(state) - counters),
+        "has the unexpected": sorted(set(state) - set(want)),
+        "has in another shape": [k for k in want if k in state and state[k].shape != want[k].shape],
+        "has NaN or infinity in": [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()],
+    }
+    said = [f"{what} {_some(keys)}" for what, keys in problems.items() if keys]
+    if said:
+        raise InputError(f"{path.name} does not fit {type(network).__name__}: it {'; it '.join(said)}")
+    network.load_state_dict({**{k: want[k] for k in counters}, **state})
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Named tensors of a weight file. Nothing in the file is ever run."""
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as e:
+            raise InputError(f"{path} is no whole safetensors file: {e}") from None
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # unpickling fails in as many ways as there are files
+        first = str(e).strip().split("\n")[0]
+        raise InputError(f"{path} can't be read as plain weights, and is not read otherwise: {first}") from None
+    for key in WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not found or not all(isinstance(v, Tensor) for v in found.values()):
+        raise InputError(f"{path} holds no dictionary of tensors; save model.state_dict()")
+    return found
+
+
+def _rename(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Prefixes that wrappers put before every name are taken off; ptlib's own two parts become one network again."""
+    want = set(network.state_dict())
+    for prefix in PREFIXES:
+        if all(k.startswith(prefix) for k in state) and not any(k.startswith(prefix) for k in want):
+            state = {k.removeprefix(prefix): v for k, v in state.items()}
+    if all(k.startswith(("backbone.", "head.")) for k in state) and any(k.startswith("backbone.") for k in state):
+        head = [n for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
+        state = {
+            k.removeprefix("backbone.") if k.startswith("backbone.") else k.replace("head", head, 1): v
+            for k, v in state.items()
+        }
+    return state
