@@ -61,7 +61,7 @@ class Split:
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Split:
         """The examples at `rows`, in that order."""
-        index = torch.as_tensor(np.asarray(rows), dtype=torch.int64)
+        index = torch.from_numpy(np.array(rows, dtype=np.int64))
         return Split(self.name, self.inputs[index], self.targets[index], [self.ids[int(i)] for i in index])
 
 

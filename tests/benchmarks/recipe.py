@@ -1,6 +1,6 @@
 """Does the default recipe gain over the probe, and over plainer ways to unfreeze? CIFAR-10, 5,000 train images.
 
-    python -m tests.benchmarks.recipe <folder of CIFAR-10 as train/<class>/ and test/<class>/> [image_size] [seeds]
+    python -m tests.benchmarks.recipe --data <folder of CIFAR-10 as train/<class>/ and test/<class>/> --image-size 96
 
 Every way starts from efficientnet_lite0 and is measured on the 10,000 test images; the seeds draw other train images,
 other batches, other augmentations. Time is that of `finetune`, the probe and the scoring of val included.
@@ -8,8 +8,9 @@ other batches, other augmentations. Time is that of `finetune`, the probe and th
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from ptlib import build_model, evaluate, finetune, load_checkpoint, load_task, p
 WAYS = ("probe", "lp-ft", "one rate", "naive")
 
 
-def main(folder: str, image_size: int = 96, seeds: int = 3, ways: tuple[str, ...] = WAYS) -> None:
+def main(folder: str, image_size: int, seeds: int, ways: Sequence[str]) -> None:
     checkpoint = load_checkpoint("efficientnet_lite0")
     found: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
     for seed in range(seeds):
@@ -44,8 +45,10 @@ def main(folder: str, image_size: int = 96, seeds: int = 3, ways: tuple[str, ...
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    main(
-        sys.argv[1], *(int(a) for a in sys.argv[2:4]), *((tuple(sys.argv[4].split(",")),) if len(sys.argv) > 4 else ())
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--image-size", type=int, default=96)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    args = parser.parse_args()
+    main(args.data, args.image_size, args.seeds, args.ways)

@@ -1,0 +1,179 @@
+"""The house: imports point down, notebooks keep the rules, every file of params/ fits its notebook."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ptlib.params import VOCABULARY, coerce
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
+
+# A module may import from floors below its own, and from its own floor what stands before it in the row.
+FLOORS = [
+    ["errors", "files", "core", "results", "params", "runtime", "stats", "metrics"],
+    ["data", "kinds", "weights", "checkpoints", "models", "stages"],
+    ["prediction", "head", "step", "train", "runs"],
+    ["report", "plots"],
+]
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ptlib"):
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+    return found
+
+
+def test_imports_point_down() -> None:
+    place = {name: (floor, i) for floor, row in enumerate(FLOORS) for i, name in enumerate(row)}
+    for path in sorted((ROOT / "ptlib").rglob("*.py")):
+        name = path.relative_to(ROOT / "ptlib").parts[0].removesuffix(".py")
+        if name == "__init__":
+            continue
+        assert name in place, f"{name} has no floor; give it one in tests/test_house.py"
+        for other in imported(path) - {name}:
+            assert place[other] < place[name], f"{path.name} imports {other}, which does not stand below it"
+
+
+def test_files_stay_readable() -> None:
+    lines = {p: len(p.read_text().splitlines()) for p in (ROOT / "ptlib").rglob("*.py")}
+    assert max(lines.values()) <= 300, max(lines, key=lambda p: lines[p])
+    assert sum(lines.values()) < 5000
+
+
+def test_import_is_quick_beside_torch() -> None:
+    code = (
+        "import torch, time; t = time.perf_counter(); import ptlib; from ptlib import *; print(time.perf_counter() - t)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    assert min(float(r.stdout) for r in runs) < 2.0
+    bare = code.replace("from ptlib import *; ", "")
+    runs = [subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True, check=True) for _ in range(3)]
+    assert min(float(r.stdout) for r in runs) < 0.5
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    import ptlib
+
+    for name in ptlib.__all__:
+        assert getattr(ptlib, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = ptlib.nothing
+
+
+def code_cells(path: Path) -> list[dict[str, Any]]:
+    return [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_keep_the_rules(path: Path) -> None:
+    notebook = json.loads(path.read_text())
+    cells = code_cells(path)
+    assert "papermill" not in notebook["metadata"], "clean with nbstripout as README says"
+    assert len({c["id"] for c in notebook["cells"]}) == len(notebook["cells"])
+    assert sum("parameters" in c["metadata"].get("tags", []) for c in cells) == 1
+    for i, cell in enumerate(cells):
+        source, where = "".join(cell["source"]), f"{path.name}, code cell {i + 1}"
+        assert cell["execution_count"] == i + 1, f"{where}: nbval compares nothing without its execution count"
+        assert not re.search(r"^\s*[%!]", source, re.M), f"{where}: a magic's failure passes unseen"
+        if "parameters" in cell["metadata"].get("tags", []):
+            assert i == 0
+            check_parameters(source, where)
+        else:
+            assert len(source.splitlines()) <= 12, where
+        tree = ast.parse(source)
+        assert not any(isinstance(n, ast.ClassDef | ast.FunctionDef) for n in ast.walk(tree)), f"{where}: library code"
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error", where
+            assert output.get("name") != "stderr", f"{where}: a warning that a reader sees"
+    ignored = sum("nbval-ignore-output" in c["metadata"].get("tags", []) for c in cells)
+    assert ignored <= 0.5 * len(cells)
+    assert "".join(cells[1]["source"]).endswith("check(globals())"), "the cell after the parameters checks them"
+
+
+def check_parameters(source: str, where: str) -> None:
+    lines = source.splitlines()
+    for node in ast.parse(source).body:
+        assert isinstance(node, ast.AnnAssign), f"{where}: literals with a type, nothing else"
+        assert isinstance(node.target, ast.Name)
+        assert node.value is not None
+        value = ast.literal_eval(node.value)
+        assert node.target.id in VOCABULARY
+        assert coerce(node.target.id, value) == value
+        assert " # " in lines[node.lineno - 1].replace("  # ", " # "), f"{where}: {node.target.id} has no help"
+
+
+def parameters_of(notebook: str) -> set[str]:
+    source = "".join(code_cells(ROOT / "notebooks" / f"{notebook}.ipynb")[0]["source"])
+    return {
+        n.target.id for n in ast.parse(source).body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+    }
+
+
+@pytest.mark.parametrize("path", PARAMS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_params_files_fit_their_notebook_and_say_how_to_run(path: Path) -> None:
+    text = path.read_text()
+    for name, value in yaml.safe_load(text).items():
+        assert name in parameters_of(path.parent.name), name
+        coerce(name, value)
+    head = [line for line in text.splitlines() if line.startswith("#")]
+    assert any(
+        f"papermill notebooks/{path.parent.name}.ipynb" in line and f"-f params/{path.parent.name}/{path.name}" in line
+        for line in head
+    )
+    assert any("needs" in line.lower() for line in head)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_papermill_explains_every_parameter(path: Path) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "papermill", "--help-notebook", str(path)], capture_output=True, text=True, check=True
+    )
+    for name in parameters_of(path.stem):
+        assert re.search(rf"^  {name}: ", shown.stdout, re.M), name
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        (("-p", "epoch", "2"), "unknown parameter 'epoch'; did you mean 'epochs'?"),
+        (("-p", "epochs", "abc"), "parameter 'epochs' is 'abc': it should be a valid integer"),
+        (("-p", "epochs", "-1"), "parameter 'epochs' is -1: it should be greater than or equal to 0"),
+        (("-p", "checkpoint", "resnet5O"), "unknown checkpoint 'resnet5O'; did you mean 'resnet50'?"),
+    ],
+    ids=lambda v: "-".join(v[1:]) if isinstance(v, tuple) else "",
+)
+def test_a_slip_on_the_command_line_stops_with_one_sentence(
+    tmp_path: Path, argument: tuple[str, ...], says: str
+) -> None:
+    import time
+
+    start = time.perf_counter()
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "--no-progress-bar",
+        str(ROOT / "notebooks" / "finetune.ipynb"),
+        "out.ipynb",
+        *argument,
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert says in done.stderr
+    after = done.stderr[done.stderr.index("Exception encountered") :]
+    assert "Traceback" not in after.split("InputError")[1]
+    assert time.perf_counter() - start < 20  # 10 on an idle machine
