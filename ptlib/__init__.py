@@ -11,34 +11,64 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ptlib.checkpoints import list_checkpoints, load_checkpoint
-    from ptlib.core import Checkpoint, Preprocessing, Split, Stage, Task
-    from ptlib.data import find_duplicates, list_tasks, load_task
-    from ptlib.errors import InputError
-    from ptlib.models import Model, build_model
-    from ptlib.params import check
-    from ptlib.prediction import features, predict
-    from ptlib.report import evaluate, expect
-    from ptlib.results import Estimate, Predictions, Report
-    from ptlib.runs import save_run
-    from ptlib.runtime import Clock
-    from ptlib.stages import recipe
-    from ptlib.train import History, find_lr, finetune
+    from ptlib.checkpoints import list_checkpoints as list_checkpoints
+    from ptlib.checkpoints import load_checkpoint as load_checkpoint
+    from ptlib.core import (
+        Checkpoint as Checkpoint,
+    )
+    from ptlib.core import (
+        Preprocessing as Preprocessing,
+    )
+    from ptlib.core import (
+        Split as Split,
+    )
+    from ptlib.core import (
+        Stage as Stage,
+    )
+    from ptlib.core import (
+        Task as Task,
+    )
+    from ptlib.data import find_duplicates as find_duplicates
+    from ptlib.data import list_tasks as list_tasks
+    from ptlib.data import load_task as load_task
+    from ptlib.errors import InputError as InputError
+    from ptlib.models import Model as Model
+    from ptlib.models import build_model as build_model
+    from ptlib.params import check as check
+    from ptlib.prediction import features as features
+    from ptlib.prediction import predict as predict
+    from ptlib.report import evaluate as evaluate
+    from ptlib.report import expect as expect
+    from ptlib.results import Estimate as Estimate
+    from ptlib.results import Predictions as Predictions
+    from ptlib.results import Report as Report
+    from ptlib.runs import save_run as save_run
+    from ptlib.runtime import Clock as Clock
+    from ptlib.runtime import choose_device as choose_device
+    from ptlib.stages import recipe as recipe
+    from ptlib.train import History as History
+    from ptlib.train import find_lr as find_lr
+    from ptlib.train import finetune as finetune
 
-_HOME = {
-    "list_checkpoints": "checkpoints", "load_checkpoint": "checkpoints", "Checkpoint": "core", "Preprocessing": "core",
-    "Split": "core", "Stage": "core", "Task": "core", "find_duplicates": "data", "list_tasks": "data",
-    "load_task": "data", "InputError": "errors", "Model": "models", "build_model": "models", "check": "params",
-    "features": "prediction", "predict": "prediction", "evaluate": "report", "expect": "report", "Estimate": "results",
-    "Predictions": "results", "Report": "results", "save_run": "runs", "Clock": "runtime", "recipe": "stages",
-    "History": "train", "find_lr": "train", "finetune": "train",
-}  # fmt: skip
+# Module by module, the public names.
+_NAMES = {
+    "checkpoints": ["list_checkpoints", "load_checkpoint"],
+    "core": ["Checkpoint", "Preprocessing", "Split", "Stage", "Task"],
+    "data": ["find_duplicates", "list_tasks", "load_task"],
+    "errors": ["InputError"],
+    "models": ["Model", "build_model"],
+    "params": ["check"],
+    "prediction": ["features", "predict"],
+    "report": ["evaluate", "expect"],
+    "results": ["Estimate", "Predictions", "Report"],
+    "runs": ["save_run"],
+    "runtime": ["Clock", "choose_device"],
+    "stages": ["recipe"],
+    "train": ["History", "find_lr", "finetune"],
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [
-    "list_checkpoints", "load_checkpoint", "Checkpoint", "Preprocessing", "Split", "Stage", "Task", "find_duplicates",
-    "list_tasks", "load_task", "InputError", "Model", "build_model", "check", "features", "predict", "evaluate",
-    "expect", "Estimate", "Predictions", "Report", "save_run", "Clock", "recipe", "History", "find_lr", "finetune",
-]  # fmt: skip
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

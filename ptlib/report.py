@@ -12,6 +12,7 @@ from ptlib.results import Estimate, Predictions, Report
 from ptlib.stats import bootstrap_confusion, wilson
 
 RESAMPLES = 10_000
+MANY_CLASSES = 200  # above which a tenth of them must do: their cost grows with the square of the classes
 
 
 def evaluate(
@@ -25,13 +26,14 @@ def evaluate(
     names = predictions.class_names
     confusion = metrics.confusion_matrix(predictions.targets, predictions.predicted, len(names))
     n = len(predictions)
-    method = f"percentile bootstrap, {RESAMPLES:,} resamples"
+    resamples = RESAMPLES if len(names) <= MANY_CLASSES else RESAMPLES // 10
+    method = f"percentile bootstrap, {resamples:,} resamples"
 
     def statistic(cells: np.ndarray) -> np.ndarray:
         macro = [f(cells, "macro") for f in (metrics.precision, metrics.recall, metrics.f1)]
         return np.stack([*macro, *np.moveaxis(metrics.f1(cells, None), -1, 0)], axis=-1)
 
-    bounds = bootstrap_confusion(confusion, statistic, RESAMPLES, seed=seed)
+    bounds = bootstrap_confusion(confusion, statistic, resamples, seed=seed)
     values = statistic(confusion[None])[0]
     why = metrics.undefined_because(confusion, names)
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ptlib.core import Task
+from ptlib.errors import InputError
 from ptlib.files import sha256, write_whole
 from ptlib.models import Model
 from ptlib.results import Predictions, Report
@@ -48,6 +49,8 @@ def save_run(
     name = run_name or _slug(f"{notebook}-{task.name}-{checkpoint}-{short}")
     root = output_root()
     root.mkdir(parents=True, exist_ok=True)
+    if (root / name).exists() and not (root / name / "run.json").is_file():
+        raise InputError(f"{root / name} exists and is no run; choose another run_name")
     building, final = root / f".tmp-{name}-{os.getpid()}", root / name
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()

@@ -16,11 +16,13 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
 
+from ptlib.errors import InputError
+
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """`auto` takes CUDA, then Apple's MPS, then the CPU. ValueError if the named device is not there."""
+    """`auto` takes CUDA, then Apple's MPS, then the CPU. InputError if the named device is not there."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -28,12 +30,12 @@ def choose_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:0 or mps") from None
+        raise InputError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:0 or mps") from None
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(device.type, False):
-        raise ValueError(f"device {name!r} is not available here; use auto or cpu")
+        raise InputError(f"device {name!r} is not available here; use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r} does not exist: there are {torch.cuda.device_count()} CUDA devices")
+        raise InputError(f"device {name!r} does not exist: there are {torch.cuda.device_count()} CUDA devices")
     return device
 
 
@@ -43,7 +45,7 @@ def choose_precision(name: str, device: torch.device, model: torch.nn.Module) ->
     On a CPU bf16 speeds dense convolutions and slows depthwise ones in training, so a model that has any stays fp32.
     """
     if name not in PRECISIONS:
-        raise ValueError(f"unknown precision {name!r}; use one of {', '.join(PRECISIONS)}")
+        raise InputError(f"unknown precision {name!r}; use one of {', '.join(PRECISIONS)}")
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -70,6 +72,11 @@ def place(model: torch.nn.Module, device: torch.device) -> None:
     model.to(memory_format=torch.channels_last)
 
 
+def to_device(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A small CPU tensor on the device; a GPU is not waited for, which copying from unpinned memory would do."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
 def derived_seed(*key: int | str) -> int:
     """A 63-bit seed that depends on all of `key`: streams are derived, never saved and restored."""
     digest = hashlib.sha256(repr(key).encode()).digest()
@@ -82,18 +89,25 @@ def generator(*key: int | str) -> torch.Generator:
 
 
 @contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    """Deterministic algorithms inside, the caller's settings and global random state restored after."""
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Deterministic algorithms inside where there are any; settings and global random state are restored after.
+
+    PyTorch warns of an operation of a GPU that has no deterministic form; with one of those, bits may differ.
+    """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    with torch.random.fork_rng():
+    debug: Any = torch.utils.deterministic
+    benchmark, fill = torch.backends.cudnn.benchmark, debug.fill_uninitialized_memory
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             torch.use_deterministic_algorithms(True, warn_only=True)
             torch.backends.cudnn.benchmark = False
+            # Writing NaN into every buffer before it is used finds bugs in kernels, at a tenth of the speed.
+            debug.fill_uninitialized_memory = False
             yield
         finally:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
             torch.backends.cudnn.benchmark = benchmark
+            debug.fill_uninitialized_memory = fill
 
 
 class Clock:

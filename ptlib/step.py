@@ -46,9 +46,11 @@ class Step:
             loss.backward()
             total += loss.detach()
         if self.start:  # gradient of l2_sp / 2 * ||w - w_start||^2
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
-            pull = torch._foreach_sub([p.detach() for p in self.parameters], self.start)
-            torch._foreach_add_(gradients, pull, alpha=self.stage.l2_sp)
+            pulled = [
+                (p.grad, p.detach(), s) for p, s in zip(self.parameters, self.start, strict=True) if p.grad is not None
+            ]
+            gradients, weights, starts = (list(column) for column in zip(*pulled, strict=True))
+            torch._foreach_add_(gradients, torch._foreach_sub(weights, starts), alpha=self.stage.l2_sp)
         if self.stage.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.stage.clip_norm)
         for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
@@ -70,8 +72,10 @@ class Step:
         held = [p.detach().clone() for p in self.parameters]
         with torch.no_grad():
             torch._foreach_copy_(self.parameters, self.average)
-            yield
-            torch._foreach_copy_(self.parameters, held)
+            try:
+                yield
+            finally:
+                torch._foreach_copy_(self.parameters, held)
 
 
 def make_optimizer(model: Model, stage: Stage, names: Sequence[str]) -> tuple[torch.optim.Optimizer, list[float]]:
@@ -99,10 +103,14 @@ def make_optimizer(model: Model, stage: Stage, names: Sequence[str]) -> tuple[to
 
 def schedule(stage: Stage, progress: float) -> float:
     """The share of the peak learning rate at `progress` in 0..1: a linear rise over `warmup`, then the schedule."""
-    warmup = stage.warmup if stage.schedule == "one-cycle" else min(stage.warmup, 0.1)
-    if progress < warmup:
-        return progress / warmup
-    rest = (progress - warmup) / (1 - warmup) if warmup < 1 else 1.0
+    if stage.schedule == "one-cycle":  # Smith and Topin (2018), with the constants of torch's OneCycleLR
+        rising = progress < stage.warmup
+        share = progress / stage.warmup if rising else (progress - stage.warmup) / max(1 - stage.warmup, 1e-12)
+        low = 1 / 25 if rising else 1 / 25e4
+        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * (share - 1 if rising else share)))
+    if progress < stage.warmup:
+        return progress / stage.warmup
+    rest = (progress - stage.warmup) / (1 - stage.warmup) if stage.warmup < 1 else 1.0
     if stage.schedule == "constant":
         return 1.0
     return 1 - rest if stage.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * rest))
@@ -115,13 +123,15 @@ def is_batchnorm(module: nn.Module) -> TypeGuard[nn.modules.batchnorm._BatchNorm
 
 def set_mode(model: Model, stage: Stage, names: Sequence[str]) -> None:
     """Train mode where something learns; what is frozen stays in eval mode, its dropout and statistics included."""
-    model.eval()
     learning = {name.rpartition(".")[0] for name in names}
-    for path, module in model.named_modules():
-        prefix = f"{path}." if path else ""
-        if any(owner == path or owner.startswith(prefix) for owner in learning):
-            # Not module.train(): that would take its children along.
-            module.training = not is_batchnorm(module) or stage.batchnorm == "train"
+    above = {owner[:i] for owner in learning for i, c in enumerate(owner) if c == "."} | learning | {""}
+    on = {"": True}
+    for path, module in model.named_modules():  # parents come first
+        if next(module.parameters(), None) is None:  # dropout, activations: as what they stand in
+            on[path] = on[path.rpartition(".")[0]]
+        else:
+            on[path] = path in above and (not is_batchnorm(module) or stage.batchnorm == "train")
+        module.training = on[path]  # not module.train(), which would take its children along
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ from ptlib.runtime import (
     deterministic,
     generator,
     place,
+    to_device,
 )
 from ptlib.step import Step, measure_statistics, schedule, set_mode
 
@@ -80,7 +81,8 @@ def finetune(
     `accumulate` splits each batch into so many parts, computed one after the other: less memory, the same gradient
     up to rounding (and BatchNorm's own statistics). Progress goes to `log`, a line an epoch.
 
-    Raises FloatingPointError when the loss is no longer finite; the model then has the best weights before that.
+    Raises FloatingPointError when the loss is no longer finite; the model then has the best weights before that, if an
+    epoch was completed.
     """
     if not stages:
         raise InputError("there is no stage to run; give at least one, or epochs above 0")
@@ -88,9 +90,11 @@ def finetune(
     run = _Run(model, task, where, choose_precision(precision, where, model), accumulate, compile, log)
     place(model, where)
     run.epochs_left = sum(s.epochs for s in stages if s.optimizer != "lbfgs")
-    with deterministic():
+    with deterministic(where):
         for index, stage in enumerate(stages):
             run.stage(stage, (seed, index))
+            if not run.best:  # no epoch so far: the weights it came with are the best there are
+                run.score_start(stage)
             model.load_state_dict(run.best_state)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
@@ -111,11 +115,11 @@ class _Run:
         self.clock = Clock()
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
-        self.best_state: dict[str, Tensor] = {}
+        self.best_state: dict[str, Any] = {}
         self.features: dict[str, Tensor] = {}
+        self.val_inputs = resident(task.val.inputs, device)
         self.targets = {split.name: split.targets.to(device) for split in (task.train, task.val)}
         self.epochs_left = 0
-        self.started = time.perf_counter()
 
     def stage(self, stage: Stage, key: tuple[int, ...]) -> None:
         names = trainable_names(self.model, stage.trainable)
@@ -138,7 +142,7 @@ class _Run:
         step = Step(self.model, module, stage, self.task, names, self.device, self.precision, self.accumulate,
                     self.compile)  # fmt: skip
         n = len(inputs)
-        steps_per_epoch = max(1, round(n / stage.batch_size))
+        steps_per_epoch = math.ceil(n / stage.batch_size)
         inputs = resident(inputs, self.device)
         for epoch in range(1, stage.epochs + 1):
             start = time.perf_counter()
@@ -149,7 +153,7 @@ class _Run:
             with self.clock("train head" if cached else "train"):
                 for i, x in enumerate(fetch(inputs, order, self.device)):
                     done = (epoch - 1) * steps_per_epoch + i
-                    rows = order[i].to(self.device)
+                    rows = to_device(order[i], self.device)
                     draws = generator(*key, "step", epoch, i)
                     y = self.targets["train"][rows]
                     if not cached:
@@ -158,10 +162,10 @@ class _Run:
                     progress = (done + 0.5) / (stage.epochs * steps_per_epoch)
                     total += step(x, y, stage.lr * schedule(stage, progress)) * len(rows)
                     if (self.device.type == "cpu" or i % CHECK_EVERY == CHECK_EVERY - 1) and not total.isfinite():
-                        self._diverged(stage, epoch, i + 1, steps_per_epoch)
+                        self._diverged(stage, epoch, f"by step {i + 1} of {steps_per_epoch}")
                 loss = float(total) / n
             if not math.isfinite(loss):
-                self._diverged(stage, epoch, steps_per_epoch, steps_per_epoch)
+                self._diverged(stage, epoch, f"by step {steps_per_epoch} of {steps_per_epoch}")
             seconds = time.perf_counter() - start
             with step.averaged():
                 if stage.batchnorm == "train" and not head_only:
@@ -188,6 +192,10 @@ class _Run:
         self.log(f"{stage.name}: features cached, head fitted with L2 penalty {penalty:g}")
         self._score(stage, 1, loss, len(self.task.train) / seconds, True, seconds)
 
+    def score_start(self, stage: Stage) -> None:
+        """Score the weights a stage began with."""
+        self._score(stage, 0, math.nan, 0.0, False, 0.0)
+
     def _score(self, stage: Stage, epoch: int, loss: float, rate: float, cached: bool, seconds: float) -> None:
         """Score on val, remember the row, keep the weights if they are the best so far."""
         with self.clock("score on val"):
@@ -195,8 +203,10 @@ class _Run:
                 with torch.no_grad():
                     outputs = self.model.head(self.features["val"])
             else:
-                outputs = forward(self.model, self.model, self.task.val.inputs, self.device, self.precision)
+                outputs = forward(self.model, self.model, self.val_inputs, self.device, self.precision)
             scores = self.kind.score(outputs, self.targets["val"])
+        if not math.isfinite(scores["loss"]):
+            self._diverged(stage, epoch, "on val")
         metric = self.task.primary_metric
         row: dict[str, Any] = {"stage": stage.name, "epoch": epoch, "train_loss": loss}
         row |= {f"val_{name}": value for name, value in scores.items()}
@@ -210,13 +220,13 @@ class _Run:
         rank = (row[f"val_{metric}"], -row["val_loss"])
         if not self.best or rank > (self.best[f"val_{metric}"], -self.best["val_loss"]):
             self.best = row
-            self.best_state = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+            self.best_state = copy.deepcopy(self.model.state_dict())
 
-    def _diverged(self, stage: Stage, epoch: int, step: int, steps: int) -> None:
+    def _diverged(self, stage: Stage, epoch: int, when: str) -> None:
         if self.best_state:
             self.model.load_state_dict(self.best_state)
         raise FloatingPointError(
-            f"the loss is not finite in stage {stage.name!r}, epoch {epoch}, by step {step} of {steps}, "
+            f"the loss is not finite in stage {stage.name!r}, epoch {epoch}, {when}, "
             f"at lr {stage.lr:g} and {self.precision}; lower lr, set clip_norm, or use precision fp32"
         )
 
@@ -241,9 +251,10 @@ def find_lr(
     step = Step(trial, trial, stage, task, names, where, choose_precision(precision, where, trial), 1, False)
     rates = np.geomspace(low, high, steps)
     kind = kind_of(task)
-    augmentations = task.augment if stage.augment is None else stage.augment
+    head_only = all(name.startswith("head.") for name in names)
+    augmentations = stage.augment if stage.augment is not None else () if head_only else task.augment
     smoothed: list[float] = []
-    with deterministic():
+    with deterministic(where):
         set_mode(trial, stage, names)
         order = torch.randperm(len(task.train), generator=generator(seed, "lr", "order"))
         size = min(stage.batch_size, len(order))

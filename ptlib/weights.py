@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -22,27 +24,40 @@ def load_weights(network: nn.Module, path: Path, in_order: bool = False) -> None
     last linear layer of another width is no error: the network's is made anew.
     """
     state = read_weights(path)
+    # A few bytes may declare terabytes; no tensor is touched before it is known to hold what it claims.
+    hollow = [k for k, v in state.items() if v.untyped_storage().nbytes() < v.numel() * v.element_size()]
+    if hollow:
+        raise InputError(f"{path.name} holds fewer bytes than it claims in {_some(hollow)}")
     if in_order:
+        if len(state) != len(network.state_dict()):
+            raise InputError(
+                f"{path.name} has {len(state)} tensors, {type(network).__name__} {len(network.state_dict())}"
+            )
         state = dict(zip(network.state_dict(), state.values(), strict=True))
+    stated = getattr(state, "_metadata", None)
     state = _rename(state, network)
-    head = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1:]
-    for where, module in head:
+    for where, module in [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1:]:
         rows = state.get(f"{where}.weight")
-        if rows is not None and rows.ndim == 2 and rows.shape[0] != module.out_features:
+        if rows is not None and rows.shape[1:] == module.weight.shape[1:] and len(rows) != module.out_features:
             parent, _, last = where.rpartition(".")
-            setattr(network.get_submodule(parent), last, nn.Linear(module.in_features, rows.shape[0]))
+            setattr(network.get_submodule(parent), last, nn.Linear(module.in_features, len(rows)))
     want = network.state_dict()
-    counters = {k for k in want if k.endswith("num_batches_tracked")}  # absent from old files, and used by nothing here
+    misshapen = [k for k in want if k in state and state[k].shape != want[k].shape]
+    fitting = OrderedDict((k, v) for k, v in state.items() if k not in misshapen)
+    # Modules rename tensors of older versions of themselves while loading, by the versions the file states.
+    fitting._metadata = stated or getattr(want, "_metadata", None)  # type: ignore[attr-defined]
+    found = network.load_state_dict(fitting, strict=False)
+    values = network.state_dict()
     problems = {
-        "lacks": sorted(set(want) - set(state) - counters),
-        "has the unexpected": sorted(set(state) - set(want)),
-        "has in another shape": [k for k in want if k in state and state[k].shape != want[k].shape],
-        "has NaN or infinity in": [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()],
+        # Counters are absent from old files, and used by nothing here.
+        "lacks": [k for k in found.missing_keys if k not in misshapen and not k.endswith("num_batches_tracked")],
+        "has the unexpected": sorted(found.unexpected_keys),
+        "has in another shape": misshapen,
+        "has NaN or infinity in": [k for k, v in values.items() if v.is_floating_point() and not v.isfinite().all()],
     }
     said = [f"{what} {_some(keys)}" for what, keys in problems.items() if keys]
     if said:
         raise InputError(f"{path.name} does not fit {type(network).__name__}: it {'; it '.join(said)}")
-    network.load_state_dict({**{k: want[k] for k in counters}, **state})
 
 
 def _some(keys: list[str]) -> str:
@@ -75,6 +90,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def _rename(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """Prefixes that wrappers put before every name are taken off; ptlib's own two parts become one network again."""
     want = set(network.state_dict())
+    if type(network).__name__ == "DenseNet":  # published before its layers were named without a dot
+        state = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", k): v for k, v in state.items()}
     for prefix in PREFIXES:
         if all(k.startswith(prefix) for k in state) and not any(k.startswith(prefix) for k in want):
             state = {k.removeprefix(prefix): v for k, v in state.items()}

@@ -190,6 +190,27 @@ def test_what_is_no_image_is_listed_never_opened_never_dropped_in_silence(tmp_pa
     assert "skipped 6 files" in str(task)
 
 
+def test_links_pipes_and_strays_are_listed(tmp_path: Path) -> None:
+    root = fill(tmp_path / "f", {"a": 20, "b": 20})
+    (root / "a" / "broken.png").symlink_to(root / "nowhere.png")
+    os.mkfifo(root / "a" / "pipe.png")
+    (root / "linked").symlink_to(root / "a")
+    (root / "b" / "inner").symlink_to(root / "a")
+    (root / "stray.png").write_bytes((root / "a" / "0.png").read_bytes())
+    task = load_task(str(root))
+    assert task.class_names == ("a", "b")
+    assert set(dict(task.skipped)) == {"a/broken.png", "a/pipe.png", "linked", "b/inner", "stray.png"}
+    assert sum(len(s) for s in task.splits) == 40
+
+
+def test_a_lone_train_folder_is_split_and_what_is_no_split_is_listed(tmp_path: Path) -> None:
+    fill(tmp_path / "f" / "train", {"a": 20, "b": 20})
+    assert [len(s) for s in load_task(str(tmp_path / "f")).splits] == [28, 6, 6]
+    fill(tmp_path / "f" / "test", {"a": 5, "b": 5}, seed=1)
+    fill(tmp_path / "f" / "unlabeled", {"a": 5, "b": 5}, seed=2)
+    assert dict(load_task(str(tmp_path / "f")).skipped) == {"unlabeled": "it is no split: train, val and test are"}
+
+
 @pytest.mark.parametrize(
     "name", ["x∕..", "<img src=x onerror=alert(1)>", "$\\frac", "=cmd()", "NA", "no", "01", "é", "e\u0301", "שלום"]
 )
@@ -250,6 +271,17 @@ def test_exif_rotation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif[274] = orientation
     path = saved(tmp_path, Image.fromarray(np.ascontiguousarray(undo[orientation](upright))), "x.png", exif=exif)
     assert (np.asarray(images.decode(path)) == upright).all()
+
+
+def test_a_cameras_preview_is_no_animation(tmp_path: Path) -> None:
+    picture, preview = Image.fromarray(GRADIENT), Image.fromarray(GRADIENT[::2, ::2])
+    picture.save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=[preview], quality=100)
+    assert np.abs(np.asarray(images.decode(tmp_path / "x.jpg")).astype(int) - GRADIENT).max() < 8
+
+
+def test_a_long_strip_costs_no_more_than_its_middle() -> None:
+    strip = Image.fromarray(np.zeros((1, 200_000, 3), np.uint8))
+    assert images.to_square(strip, 256).shape == (256, 256, 3)
 
 
 def test_animations_odd_pixels_and_bombs_are_refused(tmp_path: Path) -> None:
@@ -404,6 +436,11 @@ def test_hugging_face_sets_are_read_by_their_features(tmp_path: Path) -> None:
     assert task.class_names == ("NA", "no")
     assert [len(s) for s in task.splits] == [48, 12, 20]
     assert task.test.inputs[5, 0, 0].tolist() == [5, 5, 5]
+    rows = {"img": [Image.fromarray(np.zeros((12, 14, 3), np.uint8))] * 4, "label": [-1] * 4}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "test.parquet")
+    task = load_task(f"hf:{tmp_path}")
+    assert "test has no labels and is left out" in task.notes
+    assert [len(s) for s in task.splits] == [44, 8, 8]
     with pytest.raises(InputError, match="can't be loaded from the hub"):
         load_task("hf:" + str(tmp_path / "nothing"))
 

@@ -152,7 +152,7 @@ def test_papermill_explains_every_parameter(path: Path) -> None:
         (("-p", "epoch", "2"), "unknown parameter 'epoch'; did you mean 'epochs'?"),
         (("-p", "epochs", "abc"), "parameter 'epochs' is 'abc': it should be a valid integer"),
         (("-p", "epochs", "-1"), "parameter 'epochs' is -1: it should be greater than or equal to 0"),
-        (("-p", "checkpoint", "resnet5O"), "unknown checkpoint 'resnet5O'; did you mean 'resnet50'?"),
+        (("-p", "checkpoint", "resnet5O"), "unknown checkpoint 'resnet5O'; did you mean 'timm/resnet50'?"),
     ],
     ids=lambda v: "-".join(v[1:]) if isinstance(v, tuple) else "",
 )

@@ -51,8 +51,9 @@ def test_papermills_own_and_later_cells_are_not_mistaken_for_parameters() -> Non
         ("batch_size", 0), ("image_size", 7), ("image_size", 4097), ("n_train", 0), ("seed", -1), ("seed", 2**31),
         ("recipe", "lpft"), ("precision", "fp61"), ("control", "perhaps"), ("checkpoint", ""), ("augment", "flip"),
         ("overrides", []), ("run_name", "../x"), ("run_name", ".hidden"), ("run_name", "a/b"), ("run_name", ""),
-        ("accumulate", 0), ("compile", 2), ("device", 3), ("head_epochs", -1), ("n_val", "many"), ("n_test", [1]),
-        ("dataset", None), ("data_dir", 5), ("architecture", 1),
+        ("accumulate", 0), ("compile", 2), ("device", 3.5), ("head_epochs", -1), ("n_val", "many"), ("n_test", [1]),
+        ("dataset", None), ("data_dir", 5.5), ("architecture", [1]), ("overrides", "{"),
+        ("augment", "[1"), ("overrides", "[1]"),
     ],
 )  # fmt: skip
 def test_bad_values_are_refused_by_name(name: str, value: Any) -> None:
@@ -76,11 +77,21 @@ def test_every_parameter_of_the_vocabulary_refuses_something() -> None:
     [
         ("epochs", "3", 3), ("epochs", 2.0, 2), ("epochs", 0, 0), ("lr", "1e-4", 1e-4), ("lr", "None", None),
         ("lr", None, None), ("compile", "true", True), ("recipe", "lp-ft", "lp-ft"), ("augment", ["flip"], ["flip"]),
-        ("run_name", "a-b_c.1", "a-b_c.1"), ("seed", 2**31 - 1, 2**31 - 1),
+        ("overrides", '{"ema": 0.9}', {"ema": 0.9}), ("augment", '["flip"]', ["flip"]), ("run_name", 7, "7"),
+        ("dataset", 2024, "2024"), ("run_name", "a-b_c.1", "a-b_c.1"), ("seed", 2**31 - 1, 2**31 - 1),
     ],
 )  # fmt: skip
 def test_right_values_come_through(name: str, value: Any, right: Any) -> None:
     assert coerce(name, value) == right
+
+
+def test_the_parameters_cell_is_found_among_others_and_without_its_annotations() -> None:
+    edited = PARAMETERS.replace("epochs: int = 4", "epochs = 9")
+    cells = ["", "x: int = 3", edited, "epochs: int = 1", "check(globals())"]
+    ns = {"In": cells, "epochs": 9, "lr": None, "control": True, "checkpoint": "x"}
+    assert list(check(ns)) == ["epochs", "lr", "control", "checkpoint"]
+    with pytest.raises(InputError, match="run the cell tagged parameters first"):
+        check({"In": ["", "check(globals())"]})
 
 
 def test_a_near_choice_is_named() -> None:

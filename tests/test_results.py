@@ -80,7 +80,7 @@ def test_probabilities_of_extreme_logits_are_finite() -> None:
         ({"lr": -1}, "lr is -1"),
         ({"lr": float("nan")}, "lr is nan"),
         ({"optimizer": "adam"}, "one of adamw, sgd, lbfgs"),
-        ({"schedule": "step"}, "one-cycle, cosine"),
+        ({"schedule": "step"}, "cosine, linear, constant"),
         ({"augment": ("flop",)}, "unknown augmentation 'flop'"),
         ({"augment": "flip"}, "must be a list"),
         ({"trainable": "head"}, "must be a list"),

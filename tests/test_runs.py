@@ -12,6 +12,7 @@ import pytest
 
 from ptlib import runs
 from ptlib.core import Checkpoint, Stage, Task
+from ptlib.errors import InputError
 from ptlib.models import Model, build_model, load_checkpoint
 from ptlib.prediction import predict
 from ptlib.report import evaluate
@@ -76,6 +77,14 @@ def test_names_follow_parameters_and_stay_inside(root: Path, tiny: Checkpoint, t
     assert runs.save_run("finetune", {"seed": 0}, **parts) == one
     assert runs.save_run("finetune", {}, **parts, run_name="mine") == root / "mine"
     assert all(p.parent == root for p in (one, two))
+
+
+def test_what_is_no_run_is_never_replaced(root: Path, tiny: Checkpoint, task: Task) -> None:
+    (root / "mine").mkdir(parents=True)
+    (root / "mine" / "thesis.txt").write_text("all I have")
+    with pytest.raises(InputError, match="exists and is no run"):
+        runs.save_run("finetune", {}, **finished(tiny, task), run_name="mine")
+    assert (root / "mine" / "thesis.txt").read_text() == "all I have"
 
 
 def test_a_failed_save_leaves_the_run_before_it(

@@ -62,8 +62,8 @@ def load_task(
     from ptlib.data.published import TORCHVISION, load_torchvision
 
     if name in TORCHVISION:
-        return load_torchvision(name, Path(data_dir or "data"), draw)
-    for folder in (Path(data_dir) / name if data_dir else None, Path(name).expanduser()):
+        return load_torchvision(name, Path(data_dir or "data").expanduser(), draw)
+    for folder in (Path(data_dir).expanduser() / name if data_dir else None, Path(name).expanduser()):
         if folder is not None and folder.is_dir():
             from ptlib.data.folder import load_folder
 

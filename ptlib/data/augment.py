@@ -1,6 +1,6 @@
 """Augmentation of whole batches on the device, with one draw for each image.
 
-Draws come from a CPU generator, so that they are the same on every device and never make a GPU wait; pixels are float
+Draws come from a CPU generator, so that they are the same on every device and never make a GPU wait; pixels are
 (B, 3, H, W) in 0..255. What is drawn is a function of the generator alone.
 """
 
@@ -13,9 +13,16 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from ptlib.runtime import to_device
+
 
 def augment(x: Tensor, names: Sequence[str], generator: Generator) -> Tensor:
-    """The image-wise augmentations among `names`, in the order of `IMAGE_WISE`; (B, 3, H, W) to the same."""
+    """The image-wise augmentations among `names`, in the order of `IMAGE_WISE`; (B, 3, H, W) to the same.
+
+    What only moves whole pixels leaves uint8 as it is; the others make it float.
+    """
+    if not set(names) <= {"crop", "flip", "mixup", "cutmix"}:
+        x = x.float()
     for name, function in IMAGE_WISE.items():
         if name in names:
             x = function(x, generator)
@@ -35,15 +42,16 @@ def mix(
         return x, targets
     chosen = wanted[int(torch.randint(len(wanted), (), generator=generator))]
     n, _, height, width = x.shape
-    partner = torch.randperm(n, generator=generator).to(x.device)
+    partner = to_device(torch.randperm(n, generator=generator), x.device)
     if chosen == "mixup":
         # Beta(a, a) as a ratio of gamma draws, by the generator: torch.distributions would draw from global state.
         gammas = torch._standard_gamma(torch.full((2, n), 0.2), generator=generator).clamp_min(1e-30)
-        share = (gammas[0] / gammas.sum(0)).to(x.device)
+        share = to_device(gammas[0] / gammas.sum(0), x.device)
         x = torch.lerp(x[partner], x, share[:, None, None, None])
     else:
         keep = torch.rand(n, generator=generator)
-        inside = _boxes(n, height, width, (1 - keep).sqrt(), (1 - keep).sqrt(), generator).to(x.device)
+        side = (1 - keep).sqrt()
+        inside = to_device(_boxes(n, height, width, side, side, generator), x.device)
         x = torch.where(inside, x[partner], x)
         share = 1 - inside.float().mean((1, 2, 3))
     one_hot = F.one_hot(targets, n_classes).to(x.dtype)  # (B, C)
@@ -54,7 +62,7 @@ def crop(x: Tensor, generator: Generator, share: float = 0.125) -> Tensor:
     """Shift by up to an eighth of the side in each direction, the edge mirrored into what comes free."""
     n, _, height, width = x.shape
     pad = max(1, round(share * min(height, width)))
-    dy, dx = (torch.randint(-pad, pad + 1, (2, n), generator=generator)).to(x.device)
+    dy, dx = to_device(torch.randint(-pad, pad + 1, (2, n), generator=generator), x.device)
     rows = _mirror(torch.arange(height, device=x.device) + dy[:, None], height)  # (B, H)
     columns = _mirror(torch.arange(width, device=x.device) + dx[:, None], width)  # (B, W)
     image = torch.arange(n, device=x.device)[:, None, None]
@@ -83,7 +91,7 @@ def resized_crop(x: Tensor, generator: Generator, low: float = 0.35) -> Tensor:
 
 def flip(x: Tensor, generator: Generator) -> Tensor:
     """Mirrored left to right, every other image on average."""
-    chosen = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
+    chosen = to_device(torch.rand(len(x), generator=generator) < 0.5, x.device)
     return torch.where(chosen[:, None, None, None], x.flip(3), x)
 
 
@@ -93,7 +101,7 @@ def erase(x: Tensor, generator: Generator) -> Tensor:
     area = torch.empty(n).uniform_(0.02, 0.2, generator=generator)
     aspect = torch.empty(n).uniform_(-math.log(3), math.log(3), generator=generator).exp()
     area = torch.where(torch.rand(n, generator=generator) < 0.5, area, 0.0)
-    inside = _boxes(n, height, width, (area / aspect).sqrt(), (area * aspect).sqrt(), generator).to(x.device)
+    inside = to_device(_boxes(n, height, width, (area / aspect).sqrt(), (area * aspect).sqrt(), generator), x.device)
     return torch.where(inside, 127.5, x)
 
 
@@ -123,8 +131,8 @@ def _one_each(x: Tensor, strength: Tensor, generator: Generator) -> Tensor:
     for k, function in enumerate(OPERATIONS):
         rows = (operation == k).nonzero()[:, 0]  # on the CPU, where asking costs nothing
         if len(rows):
-            there = rows.to(x.device)
-            amount = (strength[rows] if function in UNSIGNED else strength[rows] * sign[rows]).to(x.device)
+            there = to_device(rows, x.device)
+            amount = to_device(strength[rows] if function in UNSIGNED else strength[rows] * sign[rows], x.device)
             out[there] = function(x[there], amount[:, None, None, None])
     return out
 
@@ -209,7 +217,9 @@ def _blend(ground: Tensor, x: Tensor, a: Tensor) -> Tensor:
 
 def _warp(x: Tensor, theta: Tensor) -> Tensor:
     """Sample (B, C, H, W) through affine maps (B, 2, 3) of the square [-1, 1]^2, mirrored outside."""
-    grid = F.affine_grid(theta.to(x.device, x.dtype), list(x.shape), align_corners=False)
+    grid = F.affine_grid(
+        theta if theta.device == x.device else to_device(theta, x.device), list(x.shape), align_corners=False
+    )
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 

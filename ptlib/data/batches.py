@@ -8,19 +8,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from ptlib.runtime import to_device
+
 
 def resident(inputs: Tensor, device: torch.device) -> Tensor:
     """`inputs` on the device if they take at most a quarter of its free memory, else as they are."""
-    if device.type != "cuda" or inputs.nbytes > torch.cuda.mem_get_info(device)[0] // 4:
+    if device.type != "cuda" or inputs.device.type == "cuda" or inputs.nbytes > torch.cuda.mem_get_info(device)[0] // 4:
         return inputs
     return inputs.to(device)
 
 
 def fetch(inputs: Tensor, rows: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """`inputs[r]` on the device for each r of `rows` (int64, on the CPU), in order."""
+    """`inputs[r]` on the device for each r of `rows` (int64, on the CPU), in order; a GPU is never waited for."""
     if inputs.device.type == device.type:
         for r in rows:
-            yield inputs[r.to(device)]
+            yield inputs[to_device(r, device)]
         return
     # One thread gathers the next batch while the device works on this one.
     with ThreadPoolExecutor(1) as pool:

@@ -77,7 +77,9 @@ def _match(
     chunk = max(1, 8_000_000 // len(train_bits))
     for start in range(0, len(bits), chunk):
         distance = np.bitwise_count(bits[start : start + chunk, None] ^ train_bits[None])
-        for row, column in zip(*np.nonzero(distance <= max_bits), strict=True):
+        for row in np.flatnonzero((distance <= max_bits).any(1)):
             here = start + int(row)
-            if counterpart[here] < 0 and np.abs(thumbs[here] - train_thumbs[column]).mean() <= max_difference:
-                counterpart[here] = column
+            columns = np.flatnonzero(distance[row] <= max_bits)
+            alike = columns[np.abs(thumbs[here] - train_thumbs[columns]).mean(1) <= max_difference]
+            if counterpart[here] < 0 and len(alike):
+                counterpart[here] = alike[0]

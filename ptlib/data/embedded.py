@@ -53,8 +53,8 @@ def load_photos(draw: Draw, grey: bool = False) -> Task:
                 ids.append(f"{names[label]}/{y}-{x}")
     splits = {}
     for name, (patches, labels, ids) in pools.items():
-        if not patches:
-            raise InputError(f"the photographs are too small for patches of {side} pixels; take 64 or fewer")
+        if len(set(labels)) < len(names):
+            raise InputError(f"the smallest photographs yield no {name} patches of {side} pixels; take 48 or fewer")
         split = Split(name, torch.from_numpy(np.stack(patches)), torch.tensor(labels), ids)
         n, seed = draw.of(name)
         if n is not None and not (name == "train" and n >= len(split)):  # the smallest photographs may have no more

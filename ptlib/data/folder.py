@@ -26,8 +26,8 @@ def load_folder(root: str | os.PathLike[str], draw: Draw) -> Task:
     """
     root = Path(root)
     skipped: Problems = []
-    folders = _given_splits(root) or {"all": root}
-    names = _class_names(list(folders.values()), root)
+    folders = _given_splits(root, skipped) or {"all": root}
+    names = _class_names(list(folders.values()), root, skipped)
     listed = {split: _list(folder, names, root, skipped) for split, folder in folders.items()}
     side = draw.side or storage_side(next(iter(listed.values()))[0])
     pools = {split: from_files(paths, labels, root, side) for split, (paths, labels) in listed.items()}
@@ -46,22 +46,34 @@ def from_files(paths: list[Path], labels: np.ndarray, root: Path, side: int) -> 
     return Pool(labels, ids, fetch)
 
 
-def _given_splits(root: Path) -> dict[str, Path]:
+def _given_splits(root: Path, skipped: Problems) -> dict[str, Path]:
+    """Folders by split; none if `root` is a folder of classes. A lone train folder is a pool to be split."""
     if not root.is_dir():
         raise InputError(f"{root} is no folder; give one with a sub-folder of images for each class")
     given: dict[str, Path] = {}
-    for folder in _folders(root):
+    others = []
+    for folder in _folders(root, root, []):
         split = SPLIT_NAMES.get(folder.name.lower())
         if split in given:
             raise InputError(f"{root} has both {given[split].name!r} and {folder.name!r}; keep one {split} folder")
         if split:
             given[split] = folder
-    # A folder of classes may well have one that is called "test"; splits come at least in twos, with a train.
-    return given if "train" in given and len(given) > 1 else {}
+        else:
+            others.append(folder)
+    # A folder of classes may well have one that is called "test": splits come with a train, and classes inside.
+    if "train" not in given or not _folders(given["train"], root, []):
+        return {}
+    if given.keys() == {"train"}:
+        if others:
+            return {}
+        given = {"all": given["train"]}
+    _folders(root, root, skipped)
+    skipped += [(f.relative_to(root).as_posix(), "it is no split: train, val and test are") for f in others]
+    return given
 
 
-def _class_names(folders: list[Path], root: Path) -> tuple[str, ...]:
-    per_folder = [{f.name for f in _folders(folder)} for folder in folders]
+def _class_names(folders: list[Path], root: Path, skipped: Problems) -> tuple[str, ...]:
+    per_folder = [{f.name for f in _folders(folder, root, skipped)} for folder in folders]
     names = tuple(sorted(per_folder[0]))
     for folder, found in zip(folders, per_folder, strict=True):
         if found != set(names):
@@ -75,34 +87,51 @@ def _class_names(folders: list[Path], root: Path) -> tuple[str, ...]:
     return names
 
 
-def _folders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return sorted(Path(e.path) for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+def _folders(folder: Path, root: Path, skipped: Problems) -> list[Path]:
+    """Sub-folders in order of name; what else lies there is noted in `skipped`, hidden entries excepted."""
+    found = []
+    for path in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
+        if path.is_dir() and not path.is_symlink():
+            found.append(path)
+        elif path.is_dir() or path.suffix.lower() in SUFFIXES:
+            what = "it is a link to a folder" if path.is_dir() else "it lies outside the class folders"
+            skipped.append((path.relative_to(root).as_posix(), what))
+    return found
 
 
 def _list(folder: Path, names: tuple[str, ...], root: Path, skipped: Problems) -> tuple[list[Path], np.ndarray]:
     """Image paths of a folder of classes in a fixed order, and their labels (N,)."""
-    paths, labels = [], []
+    paths: list[Path] = []
+    labels: list[int] = []
     for label, name in enumerate(names):
-        found = sorted(_files(folder / name))
-        good = [p for p in found if p.suffix.lower() in SUFFIXES and _inside(p, root)]
-        for p in found:
-            if p.suffix.lower() not in SUFFIXES:
-                skipped.append((str(p.relative_to(root)), "its name is not that of an image"))
-            elif not _inside(p, root):
-                skipped.append((str(p.relative_to(root)), "it is a link that leaves the folder"))
-        if not good:
+        before = len(paths)
+        for path in sorted(_files(folder / name, root, skipped)):
+            reason = _refused(path, root)
+            if reason:
+                skipped.append((path.relative_to(root).as_posix(), reason))
+            else:
+                paths.append(path)
+                labels.append(label)
+        if len(paths) == before:
             raise InputError(f"class folder {folder / name} holds no image ({', '.join(SUFFIXES)}); fill or remove it")
-        paths += good
-        labels += [label] * len(good)
     return paths, np.array(labels, dtype=np.int64)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
+def _files(folder: Path, root: Path, skipped: Problems) -> Iterator[Path]:
+    def unreadable(e: OSError) -> None:
+        skipped.append((Path(e.filename).relative_to(root).as_posix(), f"it can't be listed: {e.strerror}"))
+
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
+        for name in [f for f in folders if Path(parent, f).is_symlink()]:
+            skipped.append((Path(parent, name).relative_to(root).as_posix(), "it is a link to a folder"))
         folders[:] = [f for f in folders if not f.startswith(".")]
         yield from (Path(parent, f) for f in files if not f.startswith("."))
 
 
-def _inside(path: Path, root: Path) -> bool:
-    return not path.is_symlink() or path.resolve().is_relative_to(root.resolve())
+def _refused(path: Path, root: Path) -> str | None:
+    """Why a file is not to be opened, None if it is."""
+    if path.suffix.lower() not in SUFFIXES:
+        return "its name is not that of an image"
+    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+        return "it is a link that leaves the folder"
+    return None if path.is_file() else "it is no regular file"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -19,10 +19,11 @@ from ptlib.files import write_whole
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+MOST_PIXELS = 89_478_485  # Pillow's own bound before it warns of a decompression bomb
 MEMORY_LIMIT = 2 * 2**30  # bytes of pixels above which a split lives in a memory-mapped file
 
 
-def decode(source: str | os.PathLike[str] | Image.Image) -> Image.Image:
+def decode(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
     """One image as RGB, upright.
 
     Grey, palette, CMYK and 16-bit pixels become 8-bit RGB; what is transparent is laid on white; EXIF rotation is
@@ -30,19 +31,22 @@ def decode(source: str | os.PathLike[str] | Image.Image) -> Image.Image:
     without a natural 8-bit form, or claims more than Pillow's bound of pixels.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = source if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS)
-            if getattr(image, "n_frames", 1) > 1:
+        with Image.open(source, formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"it claims more than {MOST_PIXELS:,} pixels")
+            # Cameras put a preview behind the picture (MPO); the picture is the first.
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
                 raise ValueError(f"it has {getattr(image, 'n_frames', 0)} frames; save the one that counts")
             image.load()
             return _rgb(ImageOps.exif_transpose(image))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ValueError(f"it claims more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    except ValueError:
+        raise
+    except Image.DecompressionBombError:
+        raise ValueError(f"it claims more than {MOST_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
         raise ValueError(f"it is no image of the formats {', '.join(FORMATS)}") from None
-    except (OSError, SyntaxError, EOFError, IndexError) as e:
-        raise ValueError(f"it can't be read: {e}") from None
+    except Exception as e:  # decoders fail on damaged files in as many ways as there are formats
+        raise ValueError(f"it can't be read: {type(e).__name__}: {e}") from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -62,15 +66,14 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def to_square(image: Image.Image, side: int) -> np.ndarray:
-    """Shorter side to `side` (bicubic, antialiased), then the middle square: uint8 (side, side, 3)."""
+    """The middle square at `side` pixels (bicubic, antialiased): uint8 (side, side, 3)."""
     width, height = image.size
-    scale = side / min(width, height)
-    if scale != 1:
-        image = image.resize(
-            (max(side, round(width * scale)), max(side, round(height * scale))), Image.Resampling.BICUBIC
-        )
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return np.asarray(image.crop((left, top, left + side, top + side)))
+    short = min(width, height)
+    left, top = (width - short) // 2, (height - short) // 2
+    middle = (left, top, left + short, top + short)
+    # Only the middle is resampled: a strip of 1 x 100,000 pixels must not become one of 256 x 25,600,000.
+    square = image.crop(middle) if short == side else image.resize((side, side), Image.Resampling.BICUBIC, middle)
+    return np.asarray(square)
 
 
 def storage_side(paths: Sequence[Path], limit: int = 256) -> int:
@@ -80,8 +83,8 @@ def storage_side(paths: Sequence[Path], limit: int = 256) -> int:
         try:
             with Image.open(paths[i], formats=FORMATS) as image:
                 sides.append(min(image.size))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            continue  # decode() will say what is wrong with it
+        except Exception:  # decode() will say what is wrong with it
+            continue
     return min(limit, int(np.median(sides))) if sides else limit
 
 
@@ -113,7 +116,7 @@ def _decode_into(
         return None
 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:  # Pillow decodes outside the interpreter's lock
-        reasons = list(pool.map(one, range(len(paths)), chunksize=64))
+        reasons = list(pool.map(one, range(len(paths))))
     kept = np.array([i for i, reason in enumerate(reasons) if reason is None], dtype=np.int64)
     return kept, [(paths[i], reason) for i, reason in enumerate(reasons) if reason is not None]
 

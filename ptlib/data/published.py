@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -90,8 +91,8 @@ TORCHVISION = {
 def load_torchvision(name: str, data_dir: Path, draw: Draw) -> Task:
     """A torchvision classification set under `data_dir`, downloaded if it is not there and there is a network.
 
-    InputError saying which file to put where, with size and checksum, if it can't be had. The files are taken by
-    torchvision's loaders only after their MD5 was found to be the published one.
+    InputError saying which file to put where, with size and checksum, if it can't be had. Archives are unpacked by
+    torchvision, after their MD5 was found to be the published one; what was unpacked before is taken as it is.
     """
     import torchvision.datasets
 
@@ -168,28 +169,47 @@ def load_hub(name: str, draw: Draw) -> Task:
     if image is None or label is None:
         raise InputError(f"data set {name!r} has no image or no class column; its columns are {', '.join(features)}")
     kinds = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
-    parts = {kinds[s]: part for s, part in found.items() if s in kinds}
+    # Bytes, not pictures: they are decoded here, by the rules for files from strangers.
+    parts = {kinds[s]: part.cast_column(image, datasets.Image(decode=False)) for s, part in found.items() if s in kinds}
     if "train" not in parts:
         raise InputError(f"data set {name!r} has no train split; it has {', '.join(found)}")
-    pools = {split: _hub_pool(part, f"{split}", image, label, draw) for split, part in parts.items()}
+    notes = [f"{s} has no labels and is left out" for s, part in parts.items() if min(part[label]) < 0]
+    parts = {s: part for s, part in parts.items() if min(part[label]) >= 0}
+    side = draw.side or _median_side(parts["train"], image)
+    pools = {split: _hub_pool(part, split, image, label, side) for split, part in parts.items()}
     if len(pools) == 1:
         pools = {"all": pools["train"]}
-    return assemble(f"hf:{name}", tuple(features[label].names), pools, draw)
+    return assemble(f"hf:{name}", tuple(features[label].names), pools, draw, notes=notes)
 
 
-def _hub_pool(part: Any, name: str, image: str, label: str, draw: Draw) -> Pool:
-    labels = np.asarray(part[label], dtype=np.int64)
+def _open(row: dict[str, Any]) -> BinaryIO:
+    return io.BytesIO(row["bytes"]) if row["bytes"] is not None else open(row["path"], "rb")
+
+
+def _median_side(part: Any, image: str, limit: int = 256) -> int:
+    """The median of the shorter sides of a sample, `limit` at most."""
+    sides = []
+    for row in np.linspace(0, len(part) - 1, min(len(part), 64)).astype(int):
+        try:
+            sides.append(min(decode(_open(part[int(row)][image])).size))
+        except ValueError:
+            continue  # it will be named when it is fetched
+    return min(limit, int(np.median(sides))) if sides else limit
+
+
+def _hub_pool(part: Any, name: str, image: str, label: str, side: int) -> Pool:
+    ids = [f"{name}/{i}" for i in range(len(part))]
 
     def fetch(rows: np.ndarray) -> tuple[Tensor, np.ndarray, Problems]:
-        side = draw.side or min(256, *part[int(rows[0])][image].size)
         pixels = np.empty((len(rows), side, side, 3), dtype=np.uint8)
         kept, problems = [], []
         for to, row in enumerate(rows):
             try:
-                pixels[to] = to_square(decode(part[int(row)][image]), side)
+                pixels[to] = to_square(decode(_open(part[int(row)][image])), side)
                 kept.append(to)
             except ValueError as e:
-                problems.append((f"{name}/{row}", str(e)))
-        return torch.from_numpy(pixels[kept]), np.array(kept, dtype=np.int64), problems
+                problems.append((ids[row], str(e)))
+        whole = len(kept) == len(rows)
+        return torch.from_numpy(pixels if whole else pixels[kept]), np.array(kept, dtype=np.int64), problems
 
-    return Pool(labels, [f"{name}/{i}" for i in range(len(labels))], fetch)
+    return Pool(np.asarray(part[label], dtype=np.int64), ids, fetch)

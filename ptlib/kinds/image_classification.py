@@ -26,8 +26,8 @@ def prepare(
     model: Any, inputs: Tensor, targets: Tensor, names: Sequence[str], generator: Generator, n_classes: int
 ) -> tuple[Tensor, Tensor]:
     """A batch as the network wants it: uint8 (B, H, W, 3) augmented, resized, normalised, mixed."""
-    x = augment(inputs.permute(0, 3, 1, 2).float(), names, generator)
-    return mix(model.preprocess(x), targets, n_classes, names, generator)
+    x = augment(inputs.permute(0, 3, 1, 2), names, generator)
+    return mix(model.preprocess(x.permute(0, 2, 3, 1)), targets, n_classes, names, generator)
 
 
 def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -37,6 +37,7 @@ def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tens
 
 def score(outputs: Tensor, targets: Tensor) -> dict[str, float]:
     """Accuracy and loss of logits (N, C) against labels (N,)."""
+    outputs, targets = outputs.cpu(), targets.cpu()  # float64 is not to be had on every device
     return {
         "accuracy": float((outputs.argmax(1) == targets).double().mean()),
         "loss": float(F.cross_entropy(outputs.double(), targets)),

@@ -27,8 +27,8 @@ def main(folder: str, image_size: int, seeds: int, ways: Sequence[str]) -> None:
         task = load_task(folder, n_train=5000, seed=seed)
         for way in ways:
             stages = recipe("lp-ft" if way == "one rate" else way, epochs=3)
-            if way == "one rate":  # the probe, then all layers at one rate, as a first attempt would
-                stages[1] = replace(stages[1], batch_size=64, layer_decay=1.0, warmup=0.3)
+            if way == "one rate":  # the probe, then all layers at one rate, one cycle, as a first attempt would
+                stages[1] = replace(stages[1], batch_size=64, layer_decay=1.0, schedule="one-cycle", warmup=0.3)
             model = build_model(checkpoint, task, image_size, seed)
             start = time.perf_counter()
             history = finetune(model, task, stages, seed=seed, log=lambda line: print("   ", line, flush=True))

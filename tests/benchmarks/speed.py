@@ -58,8 +58,9 @@ def main(data: str, image_size: int, repeats: int) -> None:
         return model
 
     def ours(stage: Stage) -> tuple[float, float]:
+        model = fresh()
         start = time.perf_counter()
-        history = finetune(fresh(), task, [stage], device="cpu", precision="fp32", log=lambda line: None)
+        history = finetune(model, task, [stage], device="cpu", precision="fp32", log=lambda line: None)
         return history.seconds.get("train", 0.0), time.perf_counter() - start
 
     times: dict[str, list[float]] = {"bare loop": [], "ours": [], "ours, scoring val too": []}
