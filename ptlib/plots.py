@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ptlib.core import Stage, Task
+from ptlib.core import Task
 from ptlib.models import Model, trainable_names
 from ptlib.results import Predictions, Report
+from ptlib.stages import Stage
 from ptlib.train import History
 
 PALETTE = sns.color_palette("colorblind")

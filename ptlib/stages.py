@@ -1,14 +1,106 @@
-"""Recipes: lists of stages by name. They are data: print them, change them by `dataclasses.replace`, write your own."""
+"""The noun Stage, one leg of fine-tuning as data, and recipes: lists of stages by name."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import Any
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
-from ptlib.core import Stage
 from ptlib.errors import InputError, did_you_mean
 
+AUGMENTATIONS = ("crop", "resized-crop", "flip", "trivial", "rand", "erase", "mixup", "cutmix")
+GROUPS = ("head", "backbone", "all", "norm", "batchnorm", "bias")
 RECIPES = ("probe", "lp-ft", "gradual", "full", "naive", "scratch")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One leg of fine-tuning, as data.
+
+    `trainable` holds names of groups ("head", "backbone", "all", "last 2 blocks", "norm", "batchnorm", "bias") or
+    regular expressions matched against parameter names from their start; what nothing names is frozen.
+    `lr` is the peak learning rate of the head; a layer k layers below the head learns at `lr * layer_decay**k`.
+    `warmup` is the share of steps spent rising to `lr`; then it follows `schedule` ("one-cycle" as in
+    PyTorch's OneCycleLR: cosines up from lr / 25 and down to nearly nothing). Weight decay spares norms and biases.
+    `batchnorm` says where running statistics come from: "eval" keeps the checkpoint's, "train" learns the new data's.
+    `augment` None stands for the task's own. `l2_sp` pulls weights towards where the stage began (Li et al. 2018,
+    arXiv 1802.01483). `ema` is the decay of a moving average of the weights, which is then what is scored and kept.
+    With `optimizer="lbfgs"` the head is fitted to convergence on cached features, its L2 penalty chosen on val;
+    `epochs`, `lr` and `schedule` say nothing there.
+    """
+
+    name: str
+    trainable: tuple[str, ...] = ("all",)
+    epochs: int = 1
+    lr: float = 1e-3
+    batch_size: int = 64
+    optimizer: Literal["adamw", "sgd", "lbfgs"] = "adamw"
+    schedule: Literal["cosine", "linear", "constant", "one-cycle"] = "cosine"
+    warmup: float = 0.15
+    layer_decay: float = 1.0
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    augment: tuple[str, ...] | None = None
+    batchnorm: Literal["eval", "train"] = "eval"
+    ema: float | None = None
+    l2_sp: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("trainable", "augment"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ValueError(f"stage {self.name!r}: {name} must be a list of names, got the string {value!r}")
+            if value is not None:
+                object.__setattr__(self, name, tuple(value))
+        one_of = {
+            "optimizer": ("adamw", "sgd", "lbfgs"),
+            "schedule": ("cosine", "linear", "constant", "one-cycle"),
+            "batchnorm": ("eval", "train"),
+        }
+        for name, allowed in one_of.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"stage {self.name!r}: {name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}"
+                )
+        for example in self.augment or ():
+            if example not in AUGMENTATIONS:
+                raise ValueError(
+                    f"stage {self.name!r}: unknown augmentation {example!r}; there are {', '.join(AUGMENTATIONS)}"
+                )
+        bounds: dict[str, tuple[float, float]] = {
+            "epochs": (0, 100_000), "lr": (0, 1e3), "batch_size": (1, 2**20), "warmup": (0, 1),
+            "layer_decay": (1e-3, 1), "weight_decay": (0, 1e3), "label_smoothing": (0, 0.99), "l2_sp": (0, 1e3),
+        }  # fmt: skip
+        if self.clip_norm is not None:
+            bounds["clip_norm"] = (1e-12, math.inf)
+        if self.ema is not None:
+            bounds["ema"] = (0, 0.999999)
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            whole = name in ("epochs", "batch_size")
+            number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+            if not (number and low <= value <= high):
+                what = "a whole number" if whole else "a number"
+                raise ValueError(
+                    f"stage {self.name!r}: {name} is {value!r}; it must be {what} from {low:g} to {high:g}"
+                )
+        if not self.trainable:
+            raise ValueError(f"stage {self.name!r} trains nothing; name groups ({', '.join(GROUPS)}) or patterns")
+        if self.optimizer == "lbfgs" and (self.trainable != ("head",) or self.augment):
+            raise ValueError(
+                f"stage {self.name!r}: lbfgs fits the head alone, on features without augmentation; "
+                f"got trainable={list(self.trainable)}, augment={list(self.augment or ())}"
+            )
+
+    def __str__(self) -> str:
+        if self.optimizer == "lbfgs":
+            return f"{self.name}: head to convergence on cached features (L-BFGS, L2 penalty chosen on val)"
+        decay = f", layer decay {self.layer_decay:g}" if self.layer_decay < 1 else ""
+        return (
+            f"{self.name}: {', '.join(self.trainable)}; {self.epochs} epochs of {self.optimizer}, lr {self.lr:g}"
+            f"{decay}, {self.schedule}, batch {self.batch_size}"
+        )
 
 
 def recipe(

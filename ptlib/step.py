@@ -10,11 +10,12 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from ptlib.core import Stage, Task
+from ptlib.core import Task
 from ptlib.data.batches import fetch
 from ptlib.kinds import kind_of
 from ptlib.models import Model, layers
 from ptlib.runtime import autocast, generator
+from ptlib.stages import Stage
 
 
 class Step:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ptlib.core import Stage, Task
+from ptlib.core import Task
 from ptlib.data.batches import fetch, resident
 from ptlib.errors import InputError
 from ptlib.head import fit_head
@@ -31,6 +31,7 @@ from ptlib.runtime import (
     place,
     to_device,
 )
+from ptlib.stages import Stage
 from ptlib.step import Step, measure_statistics, schedule, set_mode
 
 CHECK_EVERY = 50  # steps between two looks at the loss on a device that would have to be waited for

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ptlib.core import AUGMENTATIONS
 from ptlib.data.augment import IMAGE_WISE, OPERATIONS, augment, crop, flip, mix
 from ptlib.runtime import generator
+from ptlib.stages import AUGMENTATIONS
 
 
 def batch(n: int = 32, side: int = 24) -> torch.Tensor:

@@ -19,6 +19,7 @@ from torch import nn
 
 from ptlib import build_model, list_checkpoints, load_checkpoint, load_task, predict
 from ptlib import checkpoints as module
+from ptlib.architectures import IMAGENET_MEAN, IMAGENET_STD
 from ptlib.core import Split, Task
 from ptlib.data.images import decode, to_square
 from ptlib.errors import InputError
@@ -68,9 +69,7 @@ def test_lite0_recognises_imagenet(imagenet_samples: Path) -> None:
     train, val = (replace(split, name=n, ids=[f"{n}/{i}" for i in split.ids]) for n in ("train", "val"))
     task = Task("imagenet", "image_classification", names, train, val, split)
     right = predict(build_model(load_checkpoint("efficientnet_lite0")), split, task)
-    wrong_mean = replace(
-        load_checkpoint("efficientnet_lite0").preprocessing, mean=module.IMAGENET_MEAN, std=module.IMAGENET_STD
-    )
+    wrong_mean = replace(load_checkpoint("efficientnet_lite0").preprocessing, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     wrong = predict(build_model(replace(load_checkpoint("efficientnet_lite0"), preprocessing=wrong_mean)), split, task)
     accuracy = float((right.predicted == right.targets).mean())
     assert accuracy >= 0.85  # 0.90 on every fifth image of these, with the right preprocessing

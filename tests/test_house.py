@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from ptlib.params import VOCABULARY, coerce
 
@@ -21,8 +25,8 @@ PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
 
 # A module may import from floors below its own, and from its own floor what stands before it in the row.
 FLOORS = [
-    ["errors", "files", "core", "results", "params", "runtime", "stats", "metrics"],
-    ["data", "kinds", "weights", "checkpoints", "models", "stages"],
+    ["errors", "files", "core", "results", "params", "stages", "runtime", "stats", "metrics"],
+    ["data", "kinds", "weights", "architectures", "checkpoints", "models"],
     ["prediction", "head", "step", "train", "runs"],
     ["report", "plots"],
 ]
@@ -55,14 +59,18 @@ def test_files_stay_readable() -> None:
 
 
 def test_import_is_quick_beside_torch() -> None:
-    code = (
-        "import torch, time; t = time.perf_counter(); import ptlib; from ptlib import *; print(time.perf_counter() - t)"
-    )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
-    assert min(float(r.stdout) for r in runs) < 2.0
-    bare = code.replace("from ptlib import *; ", "")
-    runs = [subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True, check=True) for _ in range(3)]
-    assert min(float(r.stdout) for r in runs) < 0.5
+    code = """
+import time, torch
+start = time.perf_counter()
+import ptlib
+bare = time.perf_counter() - start
+from ptlib import *
+print(bare, time.perf_counter() - start)
+"""
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
+    bare, full = (min(column) for column in zip(*(map(float, r.stdout.split()) for r in runs), strict=True))
+    assert bare < 0.5
+    assert full < 2.0  # every public name, and every module behind them
 
 
 def test_every_public_name_is_there_and_documented() -> None:
@@ -159,8 +167,6 @@ def test_papermill_explains_every_parameter(path: Path) -> None:
 def test_a_slip_on_the_command_line_stops_with_one_sentence(
     tmp_path: Path, argument: tuple[str, ...], says: str
 ) -> None:
-    import time
-
     start = time.perf_counter()
     command = [
         sys.executable,
@@ -177,3 +183,29 @@ def test_a_slip_on_the_command_line_stops_with_one_sentence(
     after = done.stderr[done.stderr.index("Exception encountered") :]
     assert "Traceback" not in after.split("InputError")[1]
     assert time.perf_counter() - start < 20  # 10 on an idle machine
+
+
+def test_a_folder_of_ones_own_needs_nothing_else(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(("cats & dogs", "naïve <b>")):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = rng.integers(0, 128, (40, 30, 3), dtype=np.uint8)
+            pixels[..., k] += 100
+            Image.fromarray(pixels).save(tmp_path / "mine" / name / f"{i}.jpg")
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(ROOT / "notebooks" / "finetune.ipynb")]
+    outputs = {**os.environ, "PTLIB_OUTPUTS": str(tmp_path / "outputs")}
+    done = subprocess.run(
+        [*command, "out.ipynb", "-p", "dataset", "mine"],
+        cwd=tmp_path,
+        env=outputs,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (run,) = (tmp_path / "outputs").iterdir()
+    record = json.loads((run / "run.json").read_text())
+    assert record["status"] == "complete"
+    assert record["parameters"]["dataset"] == "mine"
+    assert json.loads((run / "report.json").read_text())["metrics"]["accuracy"]["value"] > 0.9

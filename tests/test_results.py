@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from ptlib.core import Split, Stage, Task
+from ptlib.core import Split, Task
 from ptlib.files import write_whole
 from ptlib.report import evaluate
 from ptlib.results import Predictions, Report
+from ptlib.stages import Stage
 from tests.conftest import make_task
 
 HOSTILE = (

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from ptlib import runs
-from ptlib.core import Checkpoint, Stage, Task
+from ptlib.core import Checkpoint, Task
 from ptlib.errors import InputError
 from ptlib.models import Model, build_model, load_checkpoint
 from ptlib.prediction import predict
 from ptlib.report import evaluate
 from ptlib.results import Predictions, Report
+from ptlib.stages import Stage
 from ptlib.train import finetune
 from tests.conftest import Tiny, make_task
 

