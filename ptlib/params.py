@@ -7,12 +7,21 @@ Nothing heavy is imported here: a typing error must not wait for torch.
 from __future__ import annotations
 
 import ast
+import difflib
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from ptlib.errors import InputError, did_you_mean
+
+CHECKPOINTS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+KNOWN = {  # what people ask for by its bare name
+    name: f"torchvision/{name}"
+    for name in ("resnet18", "resnet34", "resnet50", "resnet101", "vit_b_16", "convnext_tiny", "efficientnet_b0",
+                 "mobilenet_v3_small", "mobilenet_v3_large", "densenet121", "swin_t", "vgg16")
+}  # fmt: skip
 
 
 def _no_bool(value: Any) -> Any:
@@ -39,6 +48,18 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value  # a folder called 2024
 
 
+def _checkpoint(value: str) -> str:
+    """A name of the right form; whether timm or torchvision know it is for them to say, which takes seconds."""
+    if value in CHECKPOINTS or "/" in value or Path(value).suffix or Path(value).exists():
+        return value
+    near = difflib.get_close_matches(value, [*CHECKPOINTS, *KNOWN], n=1)
+    hint = f"; did you mean {KNOWN.get(near[0], near[0])!r}?" if near else ""
+    raise ValueError(
+        f"there is no such checkpoint{hint or ';'} it should be one of {', '.join(CHECKPOINTS)}, timm/<model>, "
+        "torchvision/<model>, random/<architecture>, or a weight file"
+    )
+
+
 _Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 _Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10**9)]
 _Epochs = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=10_000)]
@@ -48,7 +69,7 @@ _Text = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
 VOCABULARY: dict[str, Any] = {
     "dataset": _Text,
     "data_dir": _optional(_Text),
-    "checkpoint": _Text,
+    "checkpoint": Annotated[_Text, AfterValidator(_checkpoint)],
     "architecture": _optional(_Text),
     "recipe": Literal["probe", "lp-ft", "gradual", "full", "naive", "scratch"],
     "epochs": _Epochs,
@@ -80,6 +101,8 @@ def check(namespace: dict[str, Any]) -> dict[str, Any]:
     Raises `InputError` naming the parameter, its value and what is allowed.
     """
     declared, asked = _cells(namespace.get("In", []))
+    if not declared:  # a runner that keeps no history of cells, such as nbval; the annotations are kept by Python
+        declared = [name for name in namespace.get("__annotations__", {}) if name in VOCABULARY]
     for name in asked:
         if name not in declared and not name.startswith("PAPERMILL_"):
             hint = did_you_mean(name, declared) or f"; this notebook takes {', '.join(declared)}"

@@ -160,7 +160,10 @@ def test_papermill_explains_every_parameter(path: Path) -> None:
         (("-p", "epoch", "2"), "unknown parameter 'epoch'; did you mean 'epochs'?"),
         (("-p", "epochs", "abc"), "parameter 'epochs' is 'abc': it should be a valid integer"),
         (("-p", "epochs", "-1"), "parameter 'epochs' is -1: it should be greater than or equal to 0"),
-        (("-p", "checkpoint", "resnet5O"), "unknown checkpoint 'resnet5O'; did you mean 'timm/resnet50'?"),
+        (
+            ("-p", "checkpoint", "resnet5O"),
+            "'resnet5O': there is no such checkpoint; did you mean 'torchvision/resnet50'?",
+        ),
     ],
     ids=lambda v: "-".join(v[1:]) if isinstance(v, tuple) else "",
 )
@@ -182,7 +185,7 @@ def test_a_slip_on_the_command_line_stops_with_one_sentence(
     assert says in done.stderr
     after = done.stderr[done.stderr.index("Exception encountered") :]
     assert "Traceback" not in after.split("InputError")[1]
-    assert time.perf_counter() - start < 20  # 10 on an idle machine
+    assert time.perf_counter() - start < 10
 
 
 def test_a_folder_of_ones_own_needs_nothing_else(tmp_path: Path) -> None:
@@ -208,4 +211,4 @@ def test_a_folder_of_ones_own_needs_nothing_else(tmp_path: Path) -> None:
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "complete"
     assert record["parameters"]["dataset"] == "mine"
-    assert json.loads((run / "report.json").read_text())["metrics"]["accuracy"]["value"] > 0.9
+    assert json.loads((run / "report.json").read_text())["metrics"]["accuracy"]["value"] > 0.6  # six test images

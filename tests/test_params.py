@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 
 from ptlib.errors import InputError
-from ptlib.params import VOCABULARY, check, coerce
+from ptlib.params import CHECKPOINTS, VOCABULARY, check, coerce
 
-PARAMETERS = 'epochs: int = 4  # how long\nlr: "Optional[float]" = None\ncontrol: bool = True\ncheckpoint: str = "x"'
+PARAMETERS = 'epochs: int = 4  # how long\nlr: "Optional[float]" = None\ncontrol: bool = True\ncheckpoint: str = "x/y"'
 
 
 def namespace(*cells: str, **values: Any) -> dict[str, Any]:
-    return {"In": ["", PARAMETERS, *cells], "epochs": 4, "lr": None, "control": True, "checkpoint": "x", **values}
+    return {"In": ["", PARAMETERS, *cells], "epochs": 4, "lr": None, "control": True, "checkpoint": "x/y", **values}
 
 
 def test_values_are_checked_coerced_and_put_back() -> None:
     ns = namespace("# Parameters\nlr = '1e-4'\ncontrol = 'false'\n", lr="1e-4", control="false")
-    assert check(ns) == {"epochs": 4, "lr": 1e-4, "control": False, "checkpoint": "x"}
+    assert check(ns) == {"epochs": 4, "lr": 1e-4, "control": False, "checkpoint": "x/y"}
     assert ns["lr"] == 1e-4
     assert ns["control"] is False
 
@@ -88,10 +88,23 @@ def test_right_values_come_through(name: str, value: Any, right: Any) -> None:
 def test_the_parameters_cell_is_found_among_others_and_without_its_annotations() -> None:
     edited = PARAMETERS.replace("epochs: int = 4", "epochs = 9")
     cells = ["", "x: int = 3", edited, "epochs: int = 1", "check(globals())"]
-    ns = {"In": cells, "epochs": 9, "lr": None, "control": True, "checkpoint": "x"}
+    ns = {"In": cells, "epochs": 9, "lr": None, "control": True, "checkpoint": "x/y"}
     assert list(check(ns)) == ["epochs", "lr", "control", "checkpoint"]
+    # nbval keeps no history of cells, but Python keeps the annotations.
+    assert list(check({**ns, "In": [""], "__annotations__": {"epochs": int, "lr": "x", "mine": int}})) == [
+        "epochs",
+        "lr",
+    ]
     with pytest.raises(InputError, match="run the cell tagged parameters first"):
         check({"In": ["", "check(globals())"]})
+
+
+def test_checkpoints_of_the_wheels_are_known_without_torch() -> None:
+    from ptlib.checkpoints import BUNDLED
+
+    assert tuple(BUNDLED) == CHECKPOINTS
+    with pytest.raises(InputError, match="did you mean 'efficientnet_lite0'"):
+        coerce("checkpoint", "eficientnet_lite0")
 
 
 def test_a_near_choice_is_named() -> None:
