@@ -80,7 +80,7 @@ def learning_curves(histories: Mapping[str, History], metric: str = "accuracy", 
         ylabel=f"{metric} on val",
         ylim=(0, 1.02),
     )
-    ax.legend(frameon=False, loc="center right")
+    ax.legend(frameon=False, loc="best")
     return ax
 
 
