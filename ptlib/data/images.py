@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -152,10 +152,10 @@ def cache_dir() -> Path:
     return Path(os.environ.get("PTLIB_CACHE") or Path(base) / "ptlib")
 
 
-def files_key(paths: Sequence[Path], root: Path, side: int, stat: Callable[[Path], os.stat_result] = os.stat) -> str:
+def files_key(paths: Sequence[Path], root: Path, side: int) -> str:
     """A key for decoded pixels that changes when a file is added, removed, resized or touched."""
     digest = hashlib.sha256(f"ptlib-images-1 {side}".encode())
     for path in paths:
-        facts = stat(path)
+        facts = path.stat()
         digest.update(os.fsencode(path.relative_to(root)) + f" {facts.st_size} {facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
