@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ptlib.checkpoints import list_checkpoints as list_checkpoints
     from ptlib.checkpoints import load_checkpoint as load_checkpoint
+    from ptlib.comparison import compare as compare
+    from ptlib.comparison import leaderboard as leaderboard
     from ptlib.core import Checkpoint as Checkpoint
     from ptlib.core import Preprocessing as Preprocessing
     from ptlib.core import Split as Split
@@ -20,17 +22,21 @@ if TYPE_CHECKING:
     from ptlib.data import find_duplicates as find_duplicates
     from ptlib.data import list_tasks as list_tasks
     from ptlib.data import load_task as load_task
+    from ptlib.diagnosis import by_slice as by_slice
+    from ptlib.diagnosis import likely_label_errors as likely_label_errors
     from ptlib.errors import InputError as InputError
     from ptlib.models import Model as Model
     from ptlib.models import build_model as build_model
     from ptlib.params import check as check
     from ptlib.prediction import features as features
     from ptlib.prediction import predict as predict
+    from ptlib.reading import read_predictions as read_predictions
     from ptlib.report import evaluate as evaluate
     from ptlib.report import expect as expect
     from ptlib.results import Estimate as Estimate
     from ptlib.results import Predictions as Predictions
     from ptlib.results import Report as Report
+    from ptlib.runs import read_run as read_run
     from ptlib.runs import save_run as save_run
     from ptlib.runtime import Clock as Clock
     from ptlib.runtime import choose_device as choose_device
@@ -43,15 +49,18 @@ if TYPE_CHECKING:
 # Module by module, the public names.
 _NAMES = {
     "checkpoints": ["list_checkpoints", "load_checkpoint"],
+    "comparison": ["compare", "leaderboard"],
     "core": ["Checkpoint", "Preprocessing", "Split", "Task"],
     "data": ["find_duplicates", "list_tasks", "load_task"],
+    "diagnosis": ["by_slice", "likely_label_errors"],
     "errors": ["InputError"],
     "models": ["Model", "build_model"],
     "params": ["check"],
     "prediction": ["features", "predict"],
+    "reading": ["read_predictions"],
     "report": ["evaluate", "expect"],
     "results": ["Estimate", "Predictions", "Report"],
-    "runs": ["save_run"],
+    "runs": ["read_run", "save_run"],
     "runtime": ["Clock", "choose_device"],
     "stages": ["Stage", "recipe"],
     "train": ["History", "find_lr", "finetune"],

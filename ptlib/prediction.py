@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from ptlib.core import Split, Task
 from ptlib.data.batches import fetch, resident
+from ptlib.errors import InputError
 from ptlib.models import Model
 from ptlib.results import Predictions
 from ptlib.runtime import autocast, choose_device, choose_precision, place
@@ -17,16 +24,42 @@ EVAL_BATCH = 128
 
 
 def predict(
-    model: Model, split: Split, task: Task, device: str = "auto", precision: str = "auto", batch_size: int = EVAL_BATCH
-) -> Predictions:
-    """The model's logits on every example of `split`, in its order.
+    model: Model | Callable[[np.ndarray], Any], split: Split, task: Task, device: str = "auto", precision: str = "auto",
+    batch_size: int = EVAL_BATCH, outputs: Literal["logits", "probabilities"] = "logits",
+) -> Predictions:  # fmt: skip
+    """What a model says of every example of `split`, in its order.
 
-    Raises ValueError naming the first example whose logits are not finite.
+    `model` is one of ours, or any function that takes a batch of images as a NumPy array, uint8 (B, H, W, 3), prepares
+    them as its network wants, and returns `outputs` (B, C): a model of Keras, JAX, ONNX or anything else.
+
+    Raises InputError naming the first example whose outputs are not finite, or outputs of another shape.
     """
+    if not isinstance(model, Model):
+        return _predict_with(model, split, task, batch_size, outputs)
     where = choose_device(device)
     place(model, where)
     logits = forward(model, model, split.inputs, where, choose_precision(precision, where, model), batch_size)
     return Predictions(tuple(split.ids), split.targets.numpy(), logits.cpu().numpy(), split.name, task.class_names)
+
+
+def _predict_with(
+    function: Callable[[np.ndarray], Any], split: Split, task: Task, batch_size: int, outputs: str
+) -> Predictions:
+    if outputs not in ("logits", "probabilities"):
+        raise InputError(f"outputs is {outputs!r}; it must be logits or probabilities")
+    said = []
+    for images in split.inputs.split(batch_size):
+        batch = function(images.numpy())
+        batch = np.asarray(batch.detach().cpu() if isinstance(batch, Tensor) else batch)
+        binary = len(task.class_names) == 2 and batch.shape in ((len(images),), (len(images), 1))
+        if batch.shape != (len(images), len(task.class_names)) and not binary:
+            raise InputError(
+                f"the function gave outputs of shape {batch.shape} for {len(images)} images; "
+                f"({len(images)}, {len(task.class_names)}) are needed, a column for each class of the task"
+            )
+        said.append(batch)
+    named: dict[str, Any] = {outputs: np.concatenate(said)}
+    return Predictions.of(split.targets.numpy(), class_names=task.class_names, ids=split.ids, split=split.name, **named)
 
 
 def features(
@@ -52,3 +85,25 @@ def forward(
         for x in fetch(resident(inputs, device), rows, device):
             outputs.append(part(model.preprocess(x)).float())
     return torch.cat(outputs)
+
+
+def cost(model: Model, split: Split, device: str = "auto", precision: str = "auto") -> dict[str, float]:
+    """What a prediction costs: `parameters`, `flops` of one image (two a multiply-add), measured `images_per_s`.
+
+    The speed is the median of three passes over up to 256 images, after one that is not counted.
+    """
+    where = choose_device(device)
+    place(model, where)
+    chosen, images = choose_precision(precision, where, model), split.inputs[:256]
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        forward(model, model, images, where, chosen).cpu()
+        seconds.append(time.perf_counter() - start)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused attention counts as nothing
+        forward(model, model, images[:1], where, chosen)
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "flops": counter.get_total_flops(),
+        "images_per_s": len(images) / statistics.median(seconds[1:]),
+    }

@@ -3,69 +3,202 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 
-from ptlib import metrics
+from ptlib import metrics as m
+from ptlib import stats
+from ptlib.errors import InputError
+from ptlib.measures import ALL, MAIN, Statistic, applies, is_proportion, prepare
+from ptlib.resampling import affordable
 from ptlib.results import Estimate, Predictions, Report
-from ptlib.stats import bootstrap_confusion, wilson
 
 RESAMPLES = 10_000
-MANY_CLASSES = 200  # above which a tenth of them must do: their cost grows with the square of the classes
+
+Kind = Literal["percentile", "bca"]
 
 
 def evaluate(
-    predictions: Predictions, selected_on: str = "nothing was selected", seed: int = 0, **provenance: Any
+    predictions: Predictions,
+    selected_on: str = "nothing was selected",
+    seed: int = 0,
+    *,
+    metrics: Sequence[str] | Literal["all"] = MAIN,
+    interval: Kind = "percentile",
+    resamples: int = RESAMPLES,
+    stratified: bool = False,
+    groups: str | Sequence[Any] | np.ndarray | None = None,
+    **provenance: Any,
 ) -> Report:
-    """Accuracy, macro precision, recall and F1, and the three by class, with 95 % intervals.
+    """Metrics with 95 % intervals, and precision, recall and F1 by class; names as `ptlib.measures` lists them.
 
-    Accuracy has Wilson's interval; so have precision and recall of a class, proportions with their own denominators;
-    the others come from 10,000 resamples of the examples, drawn as the cells of the confusion matrix.
+    Shares of examples (accuracy, top-k; precision and recall of a class) have Wilson's interval; calibration errors a
+    pivotal bootstrap, since they are biased upwards; the others the percentile or BCa bootstrap. `stratified` keeps
+    the number of examples of each class; `groups`, a column's name or a label for each example, draws whole groups,
+    where examples of one patient, scene or author are not independent; everything is then bootstrapped.
     """
-    names = predictions.class_names
-    confusion = metrics.confusion_matrix(predictions.targets, predictions.predicted, len(names))
-    n = len(predictions)
-    resamples = RESAMPLES if len(names) <= MANY_CLASSES else RESAMPLES // 10
-    method = f"percentile bootstrap, {resamples:,} resamples"
-
-    def statistic(cells: np.ndarray) -> np.ndarray:
-        macro = [f(cells, "macro") for f in (metrics.precision, metrics.recall, metrics.f1)]
-        return np.stack([*macro, *np.moveaxis(metrics.f1(cells, None), -1, 0)], axis=-1)
-
-    bounds = bootstrap_confusion(confusion, statistic, resamples, seed=seed)
-    values = statistic(confusion[None])[0]
-    why = metrics.undefined_because(confusion, names)
-
-    def estimate(k: int, reason: str) -> Estimate:
-        value = float(values[k])
-        if math.isnan(value):
-            return Estimate(value, math.nan, math.nan, method, reason=reason)
-        low, high = (float(b) for b in bounds[k])
-        return Estimate(
-            value, low, high, method, reason="undefined in over 5 % of resamples" if math.isnan(low) else None
-        )
-
-    right = int(np.trace(confusion))
-    found = {
-        "accuracy": Estimate(right / n, *wilson(right, n), "Wilson"),
-        **{f"macro_{what}": estimate(k, why) for k, what in enumerate(("precision", "recall", "f1"))},
-    }
-    per_class = {}
-    for c, name in enumerate(names):
-        hits, seen, said = int(confusion[c, c]), int(confusion[c].sum()), int(confusion[:, c].sum())
-        per_class[name] = {
-            "precision": _proportion(hits, said, "it is never predicted"),
-            "recall": _proportion(hits, seen, "it has no examples"),
-            "f1": estimate(3 + c, "it is neither seen nor predicted"),
-        }
-    return Report(found, n, predictions.split, per_class, confusion, names, selected_on, dict(provenance))
+    if interval not in ("percentile", "bca"):
+        raise InputError(f"interval is {interval!r}; it must be percentile or bca")
+    if resamples < 100:
+        raise InputError(f"resamples is {resamples}; the ends of an interval need at least 100, better 10,000")
+    names, classes = _names(metrics, predictions), predictions.class_names
+    each = ["precision", "recall", "f1"]
+    each += [what for what in ("auroc", "average_precision") if any(n.endswith(what) for n in names)]
+    by_class = [f"{what}:{name}" for what in each for name in classes]
+    bootstrap = _Bootstrap(predictions, interval, resamples, seed, stratified, group_labels(predictions, groups))
+    found = bootstrap.estimates([*names, *by_class])
+    per_class = {name: {what: found[f"{what}:{name}"] for what in each} for name in classes}
+    matrix = confusion_of(predictions)
+    chosen = {name: found[name] for name in names}
+    return Report(
+        chosen, len(predictions), predictions.split, per_class, matrix, classes, selected_on, dict(provenance)
+    )
 
 
-def _proportion(hits: int, n: int, reason: str) -> Estimate:
-    if n == 0:
-        return Estimate(math.nan, math.nan, math.nan, "Wilson", reason=reason)
-    return Estimate(hits / n, *wilson(hits, n), "Wilson")
+class _Bootstrap:
+    """How to resample these predictions, and what is known of them without."""
+
+    def __init__(
+        self, predictions: Predictions, interval: Kind, resamples: int, seed: int, stratified: bool,
+        groups: np.ndarray | None,
+    ):  # fmt: skip
+        self.p, self.interval, self.resamples, self.seed, self.groups = predictions, interval, resamples, seed, groups
+        self.strata = None
+        if stratified:
+            several = predictions.multilabel
+            self.strata = np.unique(predictions.targets, axis=0, return_inverse=True)[1].ravel() if several else (
+                predictions.targets
+            )  # fmt: skip
+        self.counts = counts_of(predictions)
+        self.how = "stratified " * stratified + ("by group, " if groups is not None else "")
+
+    def estimates(self, names: Sequence[str]) -> dict[str, Estimate]:
+        known = {} if self.groups is not None or self.strata is not None else self._proportions(names)
+        rest = [n for n in names if n not in known]
+        # A pivotal interval of the debiased error turns about the plain one, its true value in the resamples' world.
+        extra = ["ece"] if "ece_debiased" in rest and "ece" not in rest else []
+        for statistic in prepare([*rest, *extra], [self.p]):
+            known |= self._bootstrapped(statistic)
+        return {name: known[name] for name in names}
+
+    def _proportions(self, names: Sequence[str]) -> dict[str, Estimate]:
+        """Those that are a share of some examples, with Wilson's interval."""
+        found = {}
+        for name in names:
+            what, _, of = name.partition(":")
+            if is_proportion(name):
+                (statistic,) = prepare([name], [self.p])
+                weights = np.bincount(statistic.rows)[None]
+                hits, n = round(float(statistic.values(weights)[0, 0]) * len(self.p)), len(self.p)
+            elif of and what in ("precision", "recall"):
+                c = self.p.class_names.index(of)
+                hits, n = int(self.counts.hits[c]), int((self.counts.said, self.counts.actual)[what == "recall"][c])
+            else:
+                continue
+            if n == 0:
+                found[name] = Estimate(math.nan, math.nan, math.nan, "Wilson", reason=self._why(name))
+            else:
+                found[name] = Estimate(hits / n, *stats.wilson(hits, n), "Wilson")
+        return found
+
+    def _bootstrapped(self, statistic: Statistic) -> dict[str, Estimate]:
+        r = affordable(statistic, self.p, self.resamples)
+        draws = stats.resample(statistic.rows, r, self.seed, self.strata, self.groups)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            resampled = np.concatenate([statistic.values(w) for w in draws])
+            counts = np.bincount(statistic.rows)
+            values = statistic.values(counts[None])[0]
+            influence = statistic.influence() if self.interval == "bca" else None
+        place = {name: k for k, name in enumerate(statistic.names)}
+        found = {}
+        for k, name in enumerate(statistic.names):
+            value, column = float(values[k]), resampled[:, k]
+            kind = "pivotal" if name.startswith("ece") else "BCa" if influence is not None else "percentile"
+            if kind == "pivotal":
+                around = values[place["ece"]] if name == "ece_debiased" else value
+                low, high = stats.pivotal(value, column, float(around))
+                # Near 0 an error can only be too large, and resamples of the sample never show that it could be 0.
+                by: m.Binning = "mass" if name == "ece_equal_mass" else "width"
+                chance = m.error_if_calibrated(self.p.probabilities.max(1), self.seed, by, name == "ece_debiased")
+                low = 0.0 if value <= np.quantile(chance, 0.95) else max(low, 0.0)
+                high = max(high, 0.0)
+            elif influence is not None:
+                low, high = stats.bca(value, column, *self._influence(statistic, influence[:, k], counts))
+            else:
+                low, high = stats.percentile(column)
+            method = f"{self.how}{kind} bootstrap, {r:,} resamples"
+            reason = None
+            if math.isnan(value):
+                low = high = math.nan
+                reason = self._why(name)
+            elif math.isnan(low):
+                undefined = np.isnan(column).mean() > 0.05
+                reason = "undefined in over 5 % of resamples" if undefined else "all resamples lie on one side of it"
+            found[name] = Estimate(value, low, high, method, reason=reason)
+        return found
+
+    def _influence(self, statistic: Statistic, u: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.groups is None:
+            return u, counts
+        together = np.bincount(np.unique(self.groups, return_inverse=True)[1].ravel(), u[statistic.rows])
+        return together, np.ones(len(together))
+
+    def _why(self, name: str) -> str:
+        """Why a metric is NaN."""
+        what, _, of = name.partition(":")
+        names, c, n = self.p.class_names, self.counts, len(self.p)
+        if of:
+            actual = c.actual[names.index(of)]
+            if what == "precision":
+                return "it is never predicted"
+            if what in ("auroc", "average_precision", "recall"):
+                return "it has no examples" if actual == 0 else "all examples are of this class"
+            return "it is neither seen nor predicted"
+        if what.endswith("auroc") or what.endswith("average_precision"):
+            lacking = [name for name, k in zip(names, c.actual, strict=True) if k in (0, n)]
+            return f"{len(lacking)} of {len(names)} classes have no examples, or no others, such as {lacking[0]!r}"
+        if what in ("matthews", "cohen_kappa"):
+            return "targets or predictions are all of one class"
+        return m.undefined_because(c, names) or "its denominator is 0"
+
+
+def counts_of(predictions: Predictions) -> m.Counts:
+    """Right, actual and said of each class or label."""
+    if predictions.multilabel:
+        return m.label_counts(predictions.targets, predictions.predicted)
+    return m.counts_of(confusion_of(predictions))
+
+
+def confusion_of(predictions: Predictions) -> np.ndarray:
+    """The confusion matrix (C, C); of several labels, one of 2 x 2 for each, (L, 2, 2)."""
+    if not predictions.multilabel:
+        return m.confusion_matrix(predictions.targets, predictions.predicted, len(predictions.class_names))
+    c = counts_of(predictions)
+    missed, false = c.actual - c.hits, c.said - c.hits
+    return np.stack([c.n - c.hits - missed - false, false, missed, c.hits], axis=-1).reshape(-1, 2, 2)
+
+
+def _names(metrics: Sequence[str] | str, predictions: Predictions) -> list[str]:
+    if isinstance(metrics, str):
+        if metrics != "all":
+            raise InputError(f"metrics is {metrics!r}; give a list of names, such as ['{metrics}'], or 'all'")
+        return [name for name in ALL if applies(name, predictions)]
+    return list(dict.fromkeys(metrics))
+
+
+def group_labels(predictions: Predictions, groups: str | Sequence[Any] | np.ndarray | None) -> np.ndarray | None:
+    """The group of each example, from a column's name or as given."""
+    if groups is None:
+        return None
+    if isinstance(groups, str):
+        if groups not in predictions.columns:
+            raise InputError(f"there is no column {groups!r}; there are {', '.join(predictions.columns) or 'none'}")
+        groups = predictions.columns[groups]
+    if len(groups) != len(predictions):
+        raise InputError(f"{len(groups)} group labels for {len(predictions)} examples; one for each is needed")
+    return np.asarray(groups)
 
 
 def expect(name: str, value: float, expected: float, tolerance: float) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import log_expit, log_softmax
 
+from ptlib.errors import InputError
 from ptlib.files import html_table, text_table, write_whole
 
 
@@ -20,7 +23,9 @@ from ptlib.files import html_table, text_table, write_whole
 class Predictions:
     """What a model said of a split, in the split's order: predict once, score many times.
 
-    `scores` is float32 (N, C), logits unless the maker says otherwise; `targets` int64 (N,); `ids` of length N.
+    `targets` int64 (N,) are classes, and `scores` (N, C) their logits. Where an example may have several labels,
+    `targets` is 0 or 1, (N, C), and each score is the logit of its own label. `ids` names the examples; `columns`
+    holds what else is known of each, by name: a camera, a patient, a year.
     """
 
     ids: tuple[str, ...]
@@ -28,41 +33,100 @@ class Predictions:
     scores: np.ndarray
     split: str
     class_names: tuple[str, ...]
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        n = len(self.ids)
-        if self.scores.shape != (n, len(self.class_names)) or self.targets.shape != (n,):
-            raise ValueError(
-                f"predictions on {self.split!r}: {n} ids and {len(self.class_names)} classes ask for scores "
-                f"({n}, {len(self.class_names)}) and targets ({n},), got {self.scores.shape} and {self.targets.shape}"
+        n, where = len(self.ids), f"predictions on {self.split!r}"
+        shape = (n, len(self.class_names))
+        if self.scores.shape != shape or self.targets.shape not in ((n,), shape) or n == 0:
+            raise InputError(
+                f"{where}: {n} ids and {len(self.class_names)} classes ask for scores {shape} and targets ({n},), "
+                f"or {shape} for several labels, got {self.scores.shape} and {self.targets.shape}"
             )
+        if not np.issubdtype(self.targets.dtype, np.integer):
+            raise InputError(f"{where}: targets must be integers, got {self.targets.dtype}")
+        top = 1 if self.multilabel else len(self.class_names) - 1
+        wrong = np.flatnonzero((self.targets < 0) | (self.targets > top))
+        if len(wrong):
+            value, example = self.targets.ravel()[wrong[0]], self.ids[wrong[0] // (self.targets.size // n)]
+            raise InputError(f"{where}: the target of example {example!r} is {value}; targets lie in 0..{top}")
         bad = np.flatnonzero(~np.isfinite(self.scores).all(axis=1))
         if len(bad):
-            raise ValueError(
-                f"predictions on {self.split!r}: {len(bad)} of {n} rows hold NaN or infinity, "
+            raise InputError(
+                f"{where}: {len(bad)} of {n} rows hold NaN or infinity, "
                 f"first for example {self.ids[bad[0]]!r}; the model diverged or overflowed, try precision fp32"
             )
+        if len(set(self.ids)) < n:
+            twice = next(example for example, times in Counter(self.ids).items() if times > 1)
+            raise InputError(f"{where}: example {twice!r} is there twice; each counts once")
+        for name, values in self.columns.items():
+            if len(values) != n:
+                raise InputError(f"{where}: column {name!r} has {len(values)} values for {n} examples")
+
+    @classmethod
+    def of(
+        cls, targets: Any, logits: Any = None, *, probabilities: Any = None, class_names: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None, split: str = "test", columns: Mapping[str, Sequence[Any]] | None = None,
+    ) -> Predictions:  # fmt: skip
+        """Predictions from arrays of any framework: targets and either logits or probabilities.
+
+        (N, C) of each; (N,) for two classes, then of class 1. Targets may be class names. Probabilities are kept as
+        their logarithms, which softmax gives back; each row must sum to 1 (to 0.001), unless targets are (N, C).
+        """
+        if (logits is None) == (probabilities is None):
+            raise InputError("give either logits or probabilities, one of the two")
+        said = np.asarray(logits if probabilities is None else probabilities)
+        if said.ndim == 2 and said.shape[1] == 1:
+            said = said[:, 0]
+        names = tuple(map(str, class_names)) if class_names is not None else None
+        y = _class_indices(np.asarray(targets), names)
+        if probabilities is not None:
+            said = _logits(said.astype(np.float64), several=y.ndim == 2)
+        if said.ndim == 1:
+            said = np.stack([np.zeros_like(said), said], axis=1)
+        if said.dtype not in (np.float32, np.float64):
+            said = said.astype(np.float32)
+        names = names or tuple(map(str, range(said.shape[1] if said.ndim == 2 else 0)))
+        kept = {str(k): tuple(map(str, v)) for k, v in (columns or {}).items()}
+        numbered = tuple(map(str, range(len(y)))) if ids is None else tuple(map(str, ids))
+        return cls(numbered, y, said, split, names, kept)
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def multilabel(self) -> bool:
+        return self.targets.ndim == 2
+
     @cached_property
     def predicted(self) -> np.ndarray:
-        """The class of the highest score, int64 (N,)."""
-        return np.asarray(self.scores.argmax(axis=1))
+        """The class of the highest score, int64 (N,); for several labels 0 or 1, (N, C), 1 where a score is above 0."""
+        return (self.scores > 0).astype(np.int64) if self.multilabel else np.asarray(self.scores.argmax(axis=1))
 
     @cached_property
     def probabilities(self) -> np.ndarray:
-        """Softmax of the scores in float64, (N, C)."""
+        """In float64, (N, C): softmax of the scores, or of several labels the sigmoid of each."""
+        return np.asarray(np.exp(self.log_probabilities))
+
+    @cached_property
+    def log_probabilities(self) -> np.ndarray:
+        """Natural logarithms of the probabilities, without rounding small ones to 0."""
         z = self.scores.astype(np.float64)
-        z = np.exp(z - z.max(axis=1, keepdims=True))
-        return np.asarray(z / z.sum(axis=1, keepdims=True))
+        return np.asarray(log_expit(z) if self.multilabel else log_softmax(z, axis=1))
+
+    def take(self, rows: Any) -> Predictions:
+        """Those of `rows`, indices or a mask, in that order."""
+        index = np.arange(len(self))[rows]
+        columns = {name: tuple(values[i] for i in index) for name, values in self.columns.items()}
+        ids = tuple(self.ids[i] for i in index)
+        return replace(self, ids=ids, targets=self.targets[index], scores=self.scores[index], columns=columns)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one safetensors file, whole or not at all."""
         from safetensors.numpy import save
 
-        header = {"split": self.split, "class_names": json.dumps(self.class_names), "ids": json.dumps(self.ids)}
+        header = {"split": self.split, "class_names": json.dumps(self.class_names), "ids": json.dumps(self.ids),
+                  "columns": json.dumps(dict(self.columns))}  # fmt: skip
         arrays = {"scores": np.ascontiguousarray(self.scores), "targets": np.ascontiguousarray(self.targets)}
         return write_whole(path, save(arrays, metadata=header))
 
@@ -75,11 +139,38 @@ class Predictions:
             header = f.metadata() or {}
             missing = {"split", "class_names", "ids"} - set(header)
             if missing:
-                raise ValueError(f"{path} holds no predictions: its header lacks {', '.join(sorted(missing))}")
+                raise InputError(f"{path} holds no predictions: its header lacks {', '.join(sorted(missing))}")
+            columns = {name: tuple(values) for name, values in json.loads(header.get("columns", "{}")).items()}
             return cls(
                 tuple(json.loads(header["ids"])), f.get_tensor("targets"), f.get_tensor("scores"),
-                header["split"], tuple(json.loads(header["class_names"])),
+                header["split"], tuple(json.loads(header["class_names"])), columns,
             )  # fmt: skip
+
+
+def _class_indices(targets: np.ndarray, names: tuple[str, ...] | None) -> np.ndarray:
+    """Targets as int64: names become their index, whole numbers stay."""
+    if targets.dtype.kind in "USO":
+        place = {name: i for i, name in enumerate(names or ())}
+        unknown = [str(t) for t in targets.ravel() if str(t) not in place]
+        if unknown:
+            raise InputError(f"target {unknown[0]!r} is no class; class_names are {', '.join(place) or 'not given'}")
+        return np.array([place[str(t)] for t in targets.ravel()], dtype=np.int64).reshape(targets.shape)
+    whole: np.ndarray = targets.astype(np.int64) if np.isfinite(targets).all() else targets
+    if not np.array_equal(whole, targets):
+        raise InputError(f"targets must be whole numbers, got for example {targets[whole != targets].ravel()[0]}")
+    return whole
+
+
+def _logits(p: np.ndarray, several: bool) -> np.ndarray:
+    """Scores that give these probabilities back; 0 and 1 stay within 1e-300 of themselves."""
+    if not ((p >= 0) & (p <= 1 + 1e-6)).all():
+        raise InputError("probabilities must lie in 0..1 and not be NaN; if these are logits, give them as logits")
+    if p.ndim == 2 and not several:
+        off = np.flatnonzero(np.abs(p.sum(1) - 1) > 1e-3)
+        if len(off):
+            raise InputError(f"the probabilities of row {off[0]} sum to {p[off[0]].sum():.4g}, not 1; are they logits?")
+        return np.asarray(np.log(np.maximum(p, 1e-300)))
+    return np.asarray(np.log(np.maximum(p, 1e-300)) - np.log(np.maximum(1 - p, 1e-300)))
 
 
 @dataclass(frozen=True)

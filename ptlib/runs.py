@@ -7,8 +7,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ptlib.core import Task
 from ptlib.errors import InputError
 from ptlib.files import sha256, write_whole
 from ptlib.models import Model
+from ptlib.reading import read_predictions
 from ptlib.results import Predictions, Report
 from ptlib.runtime import environment
 from ptlib.train import History
@@ -33,14 +34,16 @@ def output_root() -> Path:
 
 def save_run(
     notebook: str, parameters: Mapping[str, Any], *, task: Task, model: Model, history: History,
-    predictions: Predictions, reports: Mapping[str, Report], run_name: str | None = None,
+    predictions: Predictions | Sequence[Predictions], reports: Mapping[str, Report], run_name: str | None = None,
+    cost: Mapping[str, float] | None = None,
 ) -> Path:  # fmt: skip
     """Write a finished run to `outputs/<run_name>/` and return that path.
 
     The directory appears at once, complete, in place of an earlier one of the same name. It holds `run.json` (status,
     parameters, data, checkpoint, stages, environment, SHA-256 of each other file), `history.json`,
-    `model.safetensors` (which `load_checkpoint` takes), `predictions.safetensors`, and a `report.json` for each
-    report. Without `run_name` the name is made of notebook, task, checkpoint and a hash of the parameters.
+    `model.safetensors` (which `load_checkpoint` takes), `predictions.safetensors` of the test split (those of another
+    split are named after it), and a `report.json` for each report. `cost` is what `ptlib.prediction.cost` measured.
+    Without `run_name` the name is made of notebook, task, checkpoint and a hash of the parameters.
     """
     provenance = describe(task, model, history)
     key = json.dumps([dict(parameters), provenance["task"]["fingerprint"]], sort_keys=True, default=str)
@@ -56,7 +59,8 @@ def save_run(
     building.mkdir()
     try:
         save_model(model, task, building / "model.safetensors")
-        predictions.save(building / "predictions.safetensors")
+        for said in [predictions] if isinstance(predictions, Predictions) else predictions:
+            said.save(building / _predictions_file(said.split))
         _write_json(building / "history.json", {"rows": history.rows, "best": history.best, "seconds": history.seconds})
         for report_name, report in reports.items():
             report.save(building / ("report.json" if report_name == "test" else f"report-{_slug(report_name)}.json"))
@@ -66,6 +70,7 @@ def save_run(
             "notebook": notebook,
             "parameters": dict(parameters),
             **provenance,
+            "cost": dict(cost or {}),
             "files": files,
         }
         _write_json(building / "run.json", record)
@@ -79,6 +84,59 @@ def save_run(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return final
+
+
+@dataclass(frozen=True)
+class Run:
+    """A saved run: what it was asked, and its predictions by split. A lone predictions file makes one too."""
+
+    name: str
+    record: dict[str, Any]
+    predictions: dict[str, Predictions]
+
+    @property
+    def test(self) -> Predictions:
+        """Those of the test split; of the only split, if there is one."""
+        return self.predictions.get("test") or next(iter(self.predictions.values()))
+
+    @property
+    def recipe(self) -> str:
+        """What the run was asked, all but the seed: runs that agree in it are repetitions of one another."""
+        asked = {k: v for k, v in self.record.get("parameters", {}).items() if k not in ("seed", "run_name")}
+        return json.dumps([self.record.get("notebook"), asked, "" if asked else self.name], sort_keys=True, default=str)
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """A run directory (a path, or a name under outputs/), or a file that `read_predictions` takes.
+
+    InputError if it is neither, is not complete, or one of its predictions is not the file that was saved.
+    """
+    folder = next((p for p in (Path(path), output_root() / path) if p.exists()), None)
+    if folder is None:
+        raise InputError(f"there is no run {str(path)!r}, neither here nor in {output_root()}")
+    if folder.is_file():
+        said = read_predictions(folder)
+        return Run(folder.stem, {}, {said.split: said})
+    try:
+        record = json.loads((folder / "run.json").read_bytes())
+        status, files = record["status"], record["files"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise InputError(f"{folder} is no run: its run.json can't be read ({type(e).__name__}: {e})") from None
+    if status != "complete":
+        raise InputError(f"the run in {folder} is {status!r}, not complete; run it again")
+    found = {}
+    for name in sorted(f for f in files if re.fullmatch(r"predictions(-.*)?\.safetensors", f)):
+        if not (folder / name).is_file() or sha256(folder / name) != files[name]:
+            raise InputError(f"{folder / name} is not the file that the run saved: its SHA-256 differs")
+        said = Predictions.load(folder / name)
+        found[said.split] = said
+    if not found:
+        raise InputError(f"the run in {folder} holds no predictions")
+    return Run(folder.name, record, found)
+
+
+def _predictions_file(split: str) -> str:
+    return "predictions.safetensors" if split == "test" else f"predictions-{_slug(split)}.safetensors"
 
 
 def describe(task: Task, model: Model, history: History) -> dict[str, Any]:

@@ -1,0 +1,252 @@
+"""Is A better than B: paired intervals and tests on the same examples, for two models or many, and any metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from ptlib import stats
+from ptlib.errors import InputError
+from ptlib.files import html_table, text_table
+from ptlib.measures import is_proportion, lower_is_better
+from ptlib.report import RESAMPLES, evaluate, group_labels
+from ptlib.resampling import paired_bootstrap, shuffles
+from ptlib.results import Estimate, Predictions
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one test set says of A against B; `difference` is A less B, in the metric's own unit.
+
+    `p_value` comes from McNemar's exact test where the metric is a share of examples, else from `shuffles` exchanges
+    of the two models' answers, of which `as_large` gave a difference as large. `only_a` and `only_b` count examples
+    that one alone got right, `odds` is their ratio with its exact interval. `again` is the chance that the same one is
+    ahead on another test set of this size; `smallest` the smallest difference of accuracies that this one shows in
+    four of five cases.
+    """
+
+    a: str
+    b: str
+    metric: str
+    n: int
+    value_a: float
+    value_b: float
+    difference: Estimate
+    p_value: float
+    test: str
+    as_large: int
+    shuffles: int
+    only_a: int
+    only_b: int
+    odds: Estimate
+    again: float
+    smallest: float
+    p_adjusted: float | None = None
+
+    @property
+    def better(self) -> str | None:
+        """The one that is better, None where the test can't tell (p, adjusted if there are several, above 0.05)."""
+        p = self.p_value if self.p_adjusted is None else self.p_adjusted
+        if not p <= 0.05 or self.difference.value == 0:
+            return None
+        return self.a if (self.difference.value > 0) != lower_is_better(self.metric) else self.b
+
+    def __str__(self) -> str:
+        d, what = self.difference, self.metric.replace("_", " ")
+        if math.isnan(d.value):
+            return f"{self.a} and {self.b} can't be compared by {what}: {d.reason}."
+        scale, unit = (1, "nats") if self.metric == "log_loss" else (100, "points")
+        sign = 1 if d.value >= 0 else -1
+        low, high = sorted((sign * d.low, sign * d.high))
+        size = f"{scale * abs(d.value):.3g} {unit} of {what}"
+        interval = f"95 % interval {scale * low:.3g} to {scale * high:.3g}"
+        shuffled = f"{self.as_large:,} of {self.shuffles:,} shuffles were as large"
+        p = f"{self.test} p = {self.p_value:.2g}" + (f", {self.p_adjusted:.2g} after Holm" if self.p_adjusted else "")
+        if self.better:
+            other = self.b if self.better == self.a else self.a
+            return f"{self.better} is better than {other} by {size}, {interval}; {shuffled} ({p})."
+        ahead, behind = (self.a, self.b) if (d.value > 0) != lower_is_better(self.metric) else (self.b, self.a)
+        seen = "" if math.isnan(self.smallest) else (
+            f" With {self.n:,} examples, differences from {100 * self.smallest:.2g} points up would be seen."
+        )  # fmt: skip
+        return f"{ahead} and {behind} can't be told apart: {size}, {interval}; {shuffled} ({p}).{seen}"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Several models on one test set: each with its interval, each pair compared, tests adjusted for their number."""
+
+    metric: str
+    n: int
+    estimates: dict[str, Estimate]
+    chance_best: dict[str, float]
+    comparisons: tuple[Comparison, ...]
+
+    def __getitem__(self, pair: tuple[str, str]) -> Comparison:
+        for c in self.comparisons:
+            if {c.a, c.b} == set(pair):
+                return c
+        raise KeyError(f"no comparison of {pair}; there are {', '.join(self.estimates)}")
+
+    @property
+    def best(self) -> str:
+        return next(iter(self.estimates))
+
+    def table(self) -> list[tuple[str, ...]]:
+        rows: list[tuple[str, ...]] = [("model", self.metric.replace("_", " "), "95 % interval", "chance to be best",
+                                        "against the best")]  # fmt: skip
+        for name, e in self.estimates.items():
+            against = "" if name == self.best else _against(self[self.best, name])
+            rows.append(
+                (name, f"{e.value:.3f}", f"{e.low:.3f} to {e.high:.3f}", f"{self.chance_best[name]:.2f}", against)
+            )
+        return rows
+
+    def matrix(self) -> Any:
+        """Differences of row less column as a pandas DataFrame; NaN on the diagonal."""
+        return self._square(lambda c: c.difference.value, -1)
+
+    def p_values(self) -> Any:
+        """Holm's adjusted p-values as a pandas DataFrame."""
+        return self._square(lambda c: c.p_value if c.p_adjusted is None else c.p_adjusted, 1)
+
+    def _square(self, value: Any, sign: int) -> Any:
+        import pandas as pd
+
+        names = list(self.estimates)
+        frame = pd.DataFrame(np.nan, index=names, columns=names)
+        for c in self.comparisons:
+            frame.loc[c.a, c.b], frame.loc[c.b, c.a] = value(c), sign * value(c)
+        return frame
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.n:,} examples, best first", *text_table(self.table())])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self.table(), f"{self.n:,} examples, best first")
+
+
+def compare(
+    a: Predictions, b: Predictions, metric: str = "accuracy", *, names: tuple[str, str] = ("A", "B"), seed: int = 0,
+    resamples: int = RESAMPLES, groups: str | Sequence[Any] | np.ndarray | None = None,
+) -> Comparison:  # fmt: skip
+    """A against B on the same examples, by any metric of `ptlib.measures`; printed, it is one plain sentence.
+
+    The interval of the difference is the percentile bootstrap of examples, drawn for both at once. `groups` draws and
+    exchanges whole groups. InputError if the two were not made on the same examples with the same targets.
+    """
+    return leaderboard(dict(zip(names, (a, b), strict=True)), metric, seed=seed, resamples=resamples, groups=groups)[
+        names
+    ]
+
+
+def leaderboard(
+    runs: Mapping[str, Predictions], metric: str = "accuracy", *, seed: int = 0, resamples: int = RESAMPLES,
+    groups: str | Sequence[Any] | np.ndarray | None = None,
+) -> Leaderboard:  # fmt: skip
+    """Each of several models' metric with its interval, and each pair compared; Holm's correction over all pairs."""
+    if len(runs) < 2:
+        raise InputError(f"there is only {', '.join(runs) or 'nothing'} to compare; give at least two")
+    found = aligned(runs)
+    first = next(iter(found.values()))
+    labels = group_labels(first, groups)
+    drawn = paired_bootstrap(list(found.values()), metric, resamples, seed, labels)
+    estimates = {
+        name: evaluate(p, seed=seed, metrics=[metric], resamples=resamples, groups=labels)[metric]
+        for name, p in found.items()
+    }
+    pairs = []
+    for i, j in combinations(range(len(found)), 2):
+        pairs.append(_pair(list(found)[i], list(found)[j], found, metric, estimates, drawn[:, [i, j]], seed, labels))
+    if len(pairs) > 1:
+        adjusted = stats.holm(np.array([c.p_value for c in pairs]))
+        pairs = [replace(c, p_adjusted=float(p)) for c, p in zip(pairs, adjusted, strict=True)]
+    sign = -1 if lower_is_better(metric) else 1
+    ranked = np.where(np.isnan(drawn), -np.inf, sign * drawn)
+    top = ranked == ranked.max(1, keepdims=True)
+    share = dict(zip(found, (top / top.sum(1, keepdims=True)).mean(0).tolist(), strict=True))
+    order = sorted(
+        found, key=lambda name: -math.inf if math.isnan(v := estimates[name].value) else sign * v, reverse=True
+    )
+    return Leaderboard(metric, len(first), {n: estimates[n] for n in order}, {n: share[n] for n in order}, tuple(pairs))
+
+
+def aligned(runs: Mapping[str, Predictions]) -> dict[str, Predictions]:
+    """The same predictions with their examples in the order of the first; InputError if they are not the same."""
+    (name, first), *rest = runs.items()
+    found = {name: first}
+    for other, p in rest:
+        if p.class_names != first.class_names:
+            raise InputError(
+                f"{other} has classes {p.class_names[:9]}, {name} {first.class_names[:9]}; they must agree"
+            )
+        if p.split != first.split:
+            raise InputError(f"{other} was made on {p.split!r}, {name} on {first.split!r}; compare on one split")
+        place = {example: i for i, example in enumerate(p.ids)}
+        lacking = [example for example in first.ids if example not in place]
+        if lacking or len(p) != len(first):
+            what = (
+                f"lacks {len(lacking)} of them, such as {lacking[0]!r}"
+                if lacking
+                else f"has {len(p) - len(first)} more"
+            )
+            raise InputError(f"{name} was made on {len(first)} examples; {other} {what}: compare on the same examples")
+        p = p.take([place[example] for example in first.ids])
+        wrong = np.flatnonzero((p.targets != first.targets).reshape(len(p), -1).any(1))
+        if len(wrong):
+            raise InputError(f"the target of {first.ids[wrong[0]]!r} differs between {name} and {other}")
+        found[other] = p
+    return found
+
+
+def _pair(
+    a: str, b: str, found: Mapping[str, Predictions], metric: str, estimates: Mapping[str, Estimate],
+    drawn: np.ndarray, seed: int, groups: np.ndarray | None,
+) -> Comparison:  # fmt: skip
+    one, two = estimates[a], estimates[b]
+    gap = one.value - two.value
+    differences = drawn[:, 0] - drawn[:, 1]
+    low, high = stats.percentile(differences)
+    reason = one.reason or two.reason
+    method = f"paired bootstrap, {len(differences):,} resamples"
+    shuffled = shuffles([found[a], found[b]], metric, len(differences), seed + 1, groups)
+    p, as_large = stats.permutation_p(gap, shuffled)
+    right = [_right(found[name], metric) for name in (a, b)]
+    only_a, only_b = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    odds, bounds = stats.discordant_odds(only_a, only_b)
+    n, exact = len(found[a]), is_proportion(metric) and groups is None
+    smallest = stats.smallest_difference(n, (only_a + only_b) / n).smallest if exact else math.nan
+    # Another test set's difference scatters about the true one as this one does: both errors are drawn.
+    other = gap + (differences - gap) + (np.random.default_rng(seed + 2).permutation(differences) - gap)
+    return Comparison(
+        a, b, metric, n, one.value, two.value, Estimate(gap, low, high, method, reason=reason),
+        stats.mcnemar(only_a, only_b) if exact else p, "exact McNemar" if exact else "permutation", as_large,
+        len(shuffled), only_a, only_b, Estimate(odds, *bounds, "Clopper-Pearson"),
+        float(np.mean((other * gap > 0) + 0.5 * (other == 0))), smallest,
+    )  # fmt: skip
+
+
+def _right(p: Predictions, metric: str) -> np.ndarray:
+    if metric.startswith("top_"):
+        from ptlib.metrics import top_k
+
+        return top_k(p.targets, p.scores, int(metric.split("_")[1]))
+    right = p.predicted == p.targets
+    return np.asarray(right.all(1)) if p.multilabel else right
+
+
+def _against(c: Comparison) -> str:
+    worse = "worse" if c.better else "can't be told apart"
+    p = c.p_value if c.p_adjusted is None else c.p_adjusted
+    return f"{worse}, p = {p:.2g}"

@@ -1,0 +1,81 @@
+"""Figures of several models: who leads, which differences hold, what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from ptlib.comparison import Leaderboard
+from ptlib.plots.base import PALETTE, axes, plain
+
+
+def leaders(board: Leaderboard, ax: Axes | None = None) -> Axes:
+    """Each model's metric with its interval; filled where it can't be told apart from the best."""
+    ax = axes(ax, 7, 0.9 + 0.3 * len(board.estimates))
+    for i, (name, e) in enumerate(board.estimates.items()):
+        level = name == board.best or board[board.best, name].better is None
+        face = PALETTE[0] if level else "white"
+        ax.errorbar(
+            e.value, i, xerr=[[e.value - e.low], [e.high - e.value]], fmt="o", capsize=3, color=PALETTE[0], mfc=face
+        )
+    ax.set_yticks(range(len(board.estimates)), [plain(name) for name in board.estimates])
+    ax.set(xlabel=f"{board.metric.replace('_', ' ')}, with 95 % interval (filled: level with the best)")
+    ax.invert_yaxis()
+    return ax
+
+
+def differences(board: Leaderboard, ax: Axes | None = None) -> Axes:
+    """Row less column in points; a star where the two can be told apart after Holm's correction."""
+    gaps, p = 100 * board.matrix(), board.p_values()
+    side = 1.6 + 0.55 * len(gaps)
+    ax = axes(ax, side + 2, side)
+    text = [[f"{d:+.1f}" + ("*" if q <= 0.05 else "") if d == d else "" for d, q in zip(r, s, strict=True)]
+            for r, s in zip(gaps.to_numpy(), p.to_numpy(), strict=True)]  # fmt: skip
+    names, limit = [plain(name) for name in gaps], float(np.nanmax(np.abs(gaps.to_numpy())))
+    sns.heatmap(gaps.to_numpy(), ax=ax, cmap="PuOr", center=0, vmin=-limit, vmax=limit, annot=np.array(text), fmt="",
+                annot_kws={"fontsize": 8}, xticklabels=names, yticklabels=names,
+                cbar_kws={"label": f"{board.metric.replace('_', ' ')}: row less column, points"})  # fmt: skip
+    ax.tick_params(labelsize=8)
+    return ax
+
+
+def pareto(frame: Any, cost: str, metric: str, best: str = "low", ax: Axes | None = None) -> Axes:
+    """Metric with interval against a cost, logarithmic, and the front: models that none beats in both.
+
+    `frame` has columns `cost`, `metric`, `low`, `high`; `best` says whether a low or a high cost is good.
+    """
+    ax = axes(ax, 4.2, 3.6)
+    x, y = frame[cost].to_numpy(float), frame[metric].to_numpy(float)
+    front = on_front(x if best == "low" else -x, y)
+    order = np.argsort(x, kind="stable")
+    keep = [i for i in order if front[i]]
+    ax.plot(x[keep], y[keep], color="0.6", lw=1, drawstyle="steps-post" if best == "low" else "steps-pre")
+    for i, name in enumerate(frame.index):
+        err = [[y[i] - frame["low"].iloc[i]], [frame["high"].iloc[i] - y[i]]]
+        ax.errorbar(x[i], y[i], yerr=err, fmt="o", capsize=3, color=PALETTE[0], mfc=PALETTE[0] if front[i] else "white")
+        ax.annotate(plain(str(name)), (x[i], y[i]), xytext=(5, 4), textcoords="offset points", fontsize=7)
+    ax.set(xscale="log", xlabel=cost, ylabel=metric)
+    ax.margins(x=0.3)
+    return ax
+
+
+def on_front(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Which of the points no other beats in one of low cost and high value without losing in the other, bool (N,)."""
+    better = (cost[:, None] <= cost) & (value[:, None] >= value) & ((cost[:, None] < cost) | (value[:, None] > value))
+    return np.asarray(~better.any(0))
+
+
+def profiles(scores: Mapping[str, np.ndarray], thresholds: np.ndarray, ax: Axes | None = None) -> Axes:
+    """Share of runs and tasks above each threshold: a curve that lies above another everywhere is better everywhere."""
+    from ptlib.stats import performance_profile
+
+    ax = axes(ax, 6, 3.2)
+    for (name, s), color, line in zip(scores.items(), PALETTE, ("-", "--", "-.", ":") * 3, strict=False):
+        ax.plot(thresholds, performance_profile(s, thresholds), color=color, linestyle=line, label=plain(name))
+    ax.set(xlabel="threshold", ylabel="share of runs and tasks above it", ylim=(0, 1.02))
+    ax.legend(frameon=False, fontsize=8)
+    return ax

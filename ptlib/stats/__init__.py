@@ -1,0 +1,26 @@
+"""What a sample allows one to say: intervals, paired tests, power, and the spread between runs."""
+
+from ptlib.stats.intervals import Bounds, bca, clopper_pearson, percentile, pivotal, resample, wilson
+from ptlib.stats.paired import (
+    Power,
+    discordant_odds,
+    holm,
+    mcnemar,
+    permutation_p,
+    sample_size,
+    smallest_difference,
+)
+from ptlib.stats.seeds import (
+    Variance,
+    bootstrap_runs,
+    interquartile_mean,
+    performance_profile,
+    probability_of_improvement,
+    variance_of,
+)
+
+__all__ = [
+    "Bounds", "Power", "Variance", "bca", "bootstrap_runs", "clopper_pearson", "discordant_odds", "holm",
+    "interquartile_mean", "mcnemar", "percentile", "performance_profile", "permutation_p", "pivotal",
+    "probability_of_improvement", "resample", "sample_size", "smallest_difference", "variance_of", "wilson",
+]  # fmt: skip
