@@ -25,9 +25,9 @@ class Comparison:
 
     `p_value` comes from McNemar's exact test where the metric is a share of examples, else from `shuffles` exchanges
     of the two models' answers, of which `as_large` gave a difference as large. `only_a` and `only_b` count examples
-    that one alone got right, `odds` is their ratio with its exact interval. `again` is the chance that the same one is
-    ahead on another test set of this size; `smallest` the smallest difference of accuracies that this one shows in
-    four of five cases.
+    that one alone got right, `odds` is their ratio with its exact interval. `another` holds, in 95 of
+    100 cases, the difference that another test set of this size will show; `smallest` is the smallest difference of
+    accuracies that this size shows in four of five cases.
     """
 
     a: str
@@ -44,7 +44,7 @@ class Comparison:
     only_a: int
     only_b: int
     odds: Estimate
-    again: float
+    another: stats.Bounds
     smallest: float
     p_adjusted: float | None = None
 
@@ -55,6 +55,11 @@ class Comparison:
         if not p <= 0.05 or self.difference.value == 0:
             return None
         return self.a if (self.difference.value > 0) != lower_is_better(self.metric) else self.b
+
+    @property
+    def survives(self) -> bool:
+        """Whether another test set of this size would put the same one ahead; said wrongly in at most 5 of 100 cases."""
+        return not self.another[0] <= 0 <= self.another[1] and not math.isnan(self.another[0])
 
     def __str__(self) -> str:
         d, what = self.difference, self.metric.replace("_", " ")
@@ -227,13 +232,14 @@ def _pair(
     odds, bounds = stats.discordant_odds(only_a, only_b)
     n, exact = len(found[a]), is_proportion(metric) and groups is None
     smallest = stats.smallest_difference(n, (only_a + only_b) / n).smallest if exact else math.nan
-    # Another test set's difference scatters about the true one as this one does: both errors are drawn.
+    # Another test set's difference scatters about the true one as this one does: both errors are drawn. (The chance
+    # that the same one is ahead again can't be had so: for equal models it would come out near 0.7, and is 0.5.)
     other = gap + (differences - gap) + (np.random.default_rng(seed + 2).permutation(differences) - gap)
     return Comparison(
         a, b, metric, n, one.value, two.value, Estimate(gap, low, high, method, reason=reason),
         stats.mcnemar(only_a, only_b) if exact else p, "exact McNemar" if exact else "permutation", as_large,
         len(shuffled), only_a, only_b, Estimate(odds, *bounds, "Clopper-Pearson"),
-        float(np.mean((other * gap > 0) + 0.5 * (other == 0))), smallest,
+        stats.percentile(other), smallest,
     )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def likely_label_errors(predictions: Predictions) -> Any:
 
     Confident learning (Northcutt, Jiang and Chuang 2021): a class's threshold is the mean probability that examples
     labelled so are given of it. An example confident of a class, at or above its threshold, and of another one than
-    its label, is suspect; it is ordered by the margin, the label's probability less the likeliest other's. The
+    its label, is suspect unless the model's own answer is the label; the list is ordered by the margin, the label's probability less the likeliest other's. The
     predictions must come from a model that did not learn from these labels, as a test split's do.
     """
     import pandas as pd
@@ -83,7 +83,7 @@ def likely_label_errors(predictions: Predictions) -> Any:
         threshold = np.bincount(y, own, minlength=p.shape[1]) / sizes
     confident = np.where(p >= np.where(sizes > 0, threshold, np.inf) - 1e-6, p, -1.0)
     likely = confident.argmax(1)
-    suspect = np.flatnonzero((confident.max(1) >= 0) & (likely != y))
+    suspect = np.flatnonzero((confident.max(1) >= 0) & (likely != y) & (predictions.predicted != y))
     others = p.copy()
     others[np.arange(len(y)), y] = -1
     margin = own - others.max(1)

@@ -180,6 +180,8 @@ def _average_of(name: str, form: re.Match[str], predictions: Predictions) -> tup
     """How it is averaged, or the index of the one class it is of."""
     classes = predictions.class_names
     if form[3] is not None:
+        if form[1]:
+            raise InputError(f"{name!r} is both averaged and of one class; drop {form[1]}_ or :{form[3]}")
         if form[3] not in classes:
             raise InputError(f"{name!r} names no class of {', '.join(classes[:20])}")
         return None, classes.index(form[3])

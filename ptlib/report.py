@@ -45,7 +45,7 @@ def evaluate(
         raise InputError(f"resamples is {resamples}; the ends of an interval need at least 100, better 10,000")
     names, classes = _names(metrics, predictions), predictions.class_names
     each = ["precision", "recall", "f1"]
-    each += [what for what in ("auroc", "average_precision") if any(n.endswith(what) for n in names)]
+    each += [what for what in ("auroc", "average_precision") if any(n.partition(":")[0].endswith(what) for n in names)]
     by_class = [f"{what}:{name}" for what in each for name in classes]
     bootstrap = _Bootstrap(predictions, interval, resamples, seed, stratified, group_labels(predictions, groups))
     found = bootstrap.estimates([*names, *by_class])
@@ -92,7 +92,7 @@ class _Bootstrap:
                 (statistic,) = prepare([name], [self.p])
                 weights = np.bincount(statistic.rows)[None]
                 hits, n = round(float(statistic.values(weights)[0, 0]) * len(self.p)), len(self.p)
-            elif of and what in ("precision", "recall"):
+            elif of in self.p.class_names and what in ("precision", "recall"):
                 c = self.p.class_names.index(of)
                 hits, n = int(self.counts.hits[c]), int((self.counts.said, self.counts.actual)[what == "recall"][c])
             else:
