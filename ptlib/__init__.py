@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ptlib.models import Model as Model
     from ptlib.models import build_model as build_model
     from ptlib.params import check as check
+    from ptlib.prediction import cost as cost
     from ptlib.prediction import features as features
     from ptlib.prediction import predict as predict
     from ptlib.reading import read_predictions as read_predictions
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ptlib.results import Estimate as Estimate
     from ptlib.results import Predictions as Predictions
     from ptlib.results import Report as Report
+    from ptlib.runs import Run as Run
     from ptlib.runs import read_run as read_run
     from ptlib.runs import save_run as save_run
     from ptlib.runtime import Clock as Clock
@@ -56,11 +58,11 @@ _NAMES = {
     "errors": ["InputError"],
     "models": ["Model", "build_model"],
     "params": ["check"],
-    "prediction": ["features", "predict"],
+    "prediction": ["cost", "features", "predict"],
     "reading": ["read_predictions"],
     "report": ["evaluate", "expect"],
     "results": ["Estimate", "Predictions", "Report"],
-    "runs": ["read_run", "save_run"],
+    "runs": ["Run", "read_run", "save_run"],
     "runtime": ["Clock", "choose_device"],
     "stages": ["Stage", "recipe"],
     "train": ["History", "find_lr", "finetune"],

@@ -58,7 +58,7 @@ class Comparison:
 
     @property
     def survives(self) -> bool:
-        """Whether another test set of this size would put the same one ahead; said wrongly in at most 5 of 100 cases."""
+        """Whether another test set of this size would put the same one ahead; wrong in at most 5 of 100 cases."""
         return not self.another[0] <= 0 <= self.another[1] and not math.isnan(self.another[0])
 
     def __str__(self) -> str:
@@ -105,6 +105,11 @@ class Leaderboard:
     def best(self) -> str:
         return next(iter(self.estimates))
 
+    @property
+    def level(self) -> list[str]:
+        """Those that can't be told apart from the best."""
+        return [name for name in self.estimates if name != self.best and self[self.best, name].better is None]
+
     def table(self) -> list[tuple[str, ...]]:
         rows: list[tuple[str, ...]] = [("model", self.metric.replace("_", " "), "95 % interval", "chance to be best",
                                         "against the best")]  # fmt: skip
@@ -122,6 +127,18 @@ class Leaderboard:
     def p_values(self) -> Any:
         """Holm's adjusted p-values as a pandas DataFrame."""
         return self._square(lambda c: c.p_value if c.p_adjusted is None else c.p_adjusted, 1)
+
+    def frame(self) -> Any:
+        """A row for each pair as a pandas DataFrame: the difference, its interval, p-values, what comes next."""
+        import pandas as pd
+
+        rows = [
+            {"pair": f"{c.a} - {c.b}", "difference": c.difference.value, "low": c.difference.low,
+             "high": c.difference.high, "p": c.p_value, "p, Holm": c.p_adjusted, "next test set, low": c.another[0],
+             "next test set, high": c.another[1], "survives": c.survives}
+            for c in self.comparisons
+        ]  # fmt: skip
+        return pd.DataFrame(rows).set_index("pair")
 
     def _square(self, value: Any, sign: int) -> Any:
         import pandas as pd

@@ -69,8 +69,9 @@ def likely_label_errors(predictions: Predictions) -> Any:
 
     Confident learning (Northcutt, Jiang and Chuang 2021): a class's threshold is the mean probability that examples
     labelled so are given of it. An example confident of a class, at or above its threshold, and of another one than
-    its label, is suspect unless the model's own answer is the label; the list is ordered by the margin, the label's probability less the likeliest other's. The
-    predictions must come from a model that did not learn from these labels, as a test split's do.
+    its label, is suspect unless the model's own answer is the label; the list is ordered by the margin, the label's
+    probability less the likeliest other's. The predictions must come from a model that did not learn from these
+    labels, as a test split's do.
     """
     import pandas as pd
 
@@ -106,8 +107,11 @@ def coverage(
     """
     import pandas as pd
 
-    population = [prepare([name], [predictions])[0] for name in metrics]
-    truth = {s.names[0]: float(s.values(np.bincount(s.rows)[None])[0, 0]) for s in population}
+    # Of a whole population the plain calibration error is the true one: there is no sampling to debias.
+    population = [prepare(["ece" if name == "ece_debiased" else name], [predictions])[0] for name in metrics]
+    truth = {
+        name: float(s.values(np.bincount(s.rows)[None])[0, 0]) for name, s in zip(metrics, population, strict=True)
+    }
     rng = np.random.default_rng(seed)
     held, width, defined = (dict.fromkeys(metrics, 0.0) for _ in range(3))
     for trial in range(trials):

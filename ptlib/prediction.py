@@ -90,11 +90,11 @@ def forward(
 def cost(model: Model, split: Split, device: str = "auto", precision: str = "auto") -> dict[str, float]:
     """What a prediction costs: `parameters`, `flops` of one image (two a multiply-add), measured `images_per_s`.
 
-    The speed is the median of three passes over up to 256 images, after one that is not counted.
+    The speed is the median of three passes over up to a batch of images, after one that is not counted.
     """
     where = choose_device(device)
     place(model, where)
-    chosen, images = choose_precision(precision, where, model), split.inputs[:256]
+    chosen, images = choose_precision(precision, where, model), split.inputs[:EVAL_BATCH]
     seconds = []
     for _ in range(4):
         start = time.perf_counter()

@@ -87,7 +87,7 @@ class _Bootstrap:
         """Those that are a share of some examples, with Wilson's interval."""
         found = {}
         for name in names:
-            what, _, of = name.partition(":")
+            what, of = self._class_of(name)
             if is_proportion(name):
                 (statistic,) = prepare([name], [self.p])
                 weights = np.bincount(statistic.rows)[None]
@@ -133,6 +133,9 @@ class _Bootstrap:
             if math.isnan(value):
                 low = high = math.nan
                 reason = self._why(name)
+            elif low == high:  # certainty that comes from seeing too little, or one value by construction
+                low = high = math.nan
+                reason = "all resamples have this value, so they say nothing of its uncertainty"
             elif math.isnan(low):
                 undefined = np.isnan(column).mean() > 0.05
                 reason = "undefined in over 5 % of resamples" if undefined else "all resamples lie on one side of it"
@@ -145,9 +148,16 @@ class _Bootstrap:
         together = np.bincount(np.unique(self.groups, return_inverse=True)[1].ravel(), u[statistic.rows])
         return together, np.ones(len(together))
 
+    def _class_of(self, name: str) -> tuple[str, str]:
+        """A metric, and the class it is of or nothing: binary_recall is the recall of the second of two classes."""
+        what, _, of = name.partition(":")
+        if what.startswith("binary_") and len(self.p.class_names) == 2:
+            return what.removeprefix("binary_"), self.p.class_names[1]
+        return what, of
+
     def _why(self, name: str) -> str:
         """Why a metric is NaN."""
-        what, _, of = name.partition(":")
+        what, of = self._class_of(name)
         names, c, n = self.p.class_names, self.counts, len(self.p)
         if of:
             actual = c.actual[names.index(of)]

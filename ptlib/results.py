@@ -121,6 +121,16 @@ class Predictions:
         ids = tuple(self.ids[i] for i in index)
         return replace(self, ids=ids, targets=self.targets[index], scores=self.scores[index], columns=columns)
 
+    def one_vs_rest(self, class_name: str) -> Predictions:
+        """The same as a problem of two classes, "not <class>" and the class; the class keeps its probability."""
+        if class_name not in self.class_names:
+            raise InputError(f"there is no class {class_name!r}; there are {', '.join(self.class_names[:20])}")
+        k = self.class_names.index(class_name)
+        truth = self.targets[:, k] if self.multilabel else (self.targets == k).astype(np.int64)
+        scores = _logits(self.probabilities[:, k], several=False)
+        pair = np.stack([np.zeros_like(scores), scores], axis=1)
+        return replace(self, targets=truth, scores=pair, class_names=(f"not {class_name}", class_name))
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one safetensors file, whole or not at all."""
         from safetensors.numpy import save

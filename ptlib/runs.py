@@ -8,10 +8,11 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ptlib.core import Task
@@ -99,6 +100,16 @@ class Run:
         """Those of the test split; of the only split, if there is one."""
         return self.predictions.get("test") or next(iter(self.predictions.values()))
 
+    def val_and_test(self, seed: int = 0) -> tuple[Predictions, Predictions]:
+        """Predictions to choose on and predictions to report on: of the two splits, or halves of one, drawn by seed."""
+        if "val" in self.predictions and self.test.split != "val":
+            return self.predictions["val"], self.test
+        order = np.random.default_rng(seed).permutation(len(self.test))
+        halves = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
+        if not len(halves[0]):
+            raise InputError(f"{self.name} has one example; at least two are needed, to choose on and to report on")
+        return replace(self.test.take(halves[0]), split="half to choose on"), self.test.take(halves[1])
+
     @property
     def recipe(self) -> str:
         """What the run was asked, all but the seed: runs that agree in it are repetitions of one another."""
@@ -133,6 +144,14 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     if not found:
         raise InputError(f"the run in {folder} holds no predictions")
     return Run(folder.name, record, found)
+
+
+def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs that differ in nothing but their seed, together, under the name of the first of them."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.recipe, []).append(run)
+    return {group[0].name: group for group in groups.values()}
 
 
 def _predictions_file(split: str) -> str:

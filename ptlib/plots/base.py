@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 PALETTE = sns.color_palette("colorblind")
 
@@ -17,3 +18,9 @@ def axes(ax: Axes | None, width: float, height: float) -> Axes:
 def plain(text: str) -> str:
     """Text that matplotlib shows as it is: a dollar sign starts no formula."""
     return text.replace("$", r"\$")
+
+
+def row(width: float = 9.5, height: float = 4.0, columns: int = 2) -> tuple[Figure, list[Axes]]:
+    """A figure of axes side by side, inches wide and high."""
+    figure, made = plt.subplots(1, columns, figsize=(width, height), layout="constrained")
+    return figure, list(made)

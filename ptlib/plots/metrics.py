@@ -28,7 +28,8 @@ def intervals(reports: Mapping[str, Report], ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(len(metrics)), [m.replace("_", " ") for m in metrics])
     ax.set(xlabel="value, with 95 % interval", xlim=(0, 1.02))
     ax.invert_yaxis()
-    ax.legend(frameon=False)
+    if len(reports) > 1:
+        ax.legend(frameon=False)
     return ax
 
 

@@ -17,8 +17,7 @@ def leaders(board: Leaderboard, ax: Axes | None = None) -> Axes:
     """Each model's metric with its interval; filled where it can't be told apart from the best."""
     ax = axes(ax, 7, 0.9 + 0.3 * len(board.estimates))
     for i, (name, e) in enumerate(board.estimates.items()):
-        level = name == board.best or board[board.best, name].better is None
-        face = PALETTE[0] if level else "white"
+        face = PALETTE[0] if name == board.best or name in board.level else "white"
         ax.errorbar(
             e.value, i, xerr=[[e.value - e.low], [e.high - e.value]], fmt="o", capsize=3, color=PALETTE[0], mfc=face
         )
@@ -31,14 +30,14 @@ def leaders(board: Leaderboard, ax: Axes | None = None) -> Axes:
 def differences(board: Leaderboard, ax: Axes | None = None) -> Axes:
     """Row less column in points; a star where the two can be told apart after Holm's correction."""
     gaps, p = 100 * board.matrix(), board.p_values()
-    side = 1.6 + 0.55 * len(gaps)
+    side = 2.6 + 0.5 * len(gaps)
     ax = axes(ax, side + 2, side)
     text = [[f"{d:+.1f}" + ("*" if q <= 0.05 else "") if d == d else "" for d, q in zip(r, s, strict=True)]
             for r, s in zip(gaps.to_numpy(), p.to_numpy(), strict=True)]  # fmt: skip
     names, limit = [plain(name) for name in gaps], float(np.nanmax(np.abs(gaps.to_numpy())))
     sns.heatmap(gaps.to_numpy(), ax=ax, cmap="PuOr", center=0, vmin=-limit, vmax=limit, annot=np.array(text), fmt="",
                 annot_kws={"fontsize": 8}, xticklabels=names, yticklabels=names,
-                cbar_kws={"label": f"{board.metric.replace('_', ' ')}: row less column, points"})  # fmt: skip
+                cbar_kws={"label": "row less column, points"})  # fmt: skip
     ax.tick_params(labelsize=8)
     return ax
 
