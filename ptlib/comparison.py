@@ -13,8 +13,8 @@ import numpy as np
 from ptlib import stats
 from ptlib.errors import InputError
 from ptlib.files import html_table, text_table
-from ptlib.measures import is_proportion, lower_is_better
-from ptlib.report import RESAMPLES, evaluate, group_labels
+from ptlib.measures import is_proportion, lower_is_better, of_each
+from ptlib.report import RESAMPLES, Bootstrap, group_labels
 from ptlib.resampling import paired_bootstrap, shuffles
 from ptlib.results import Estimate, Predictions
 
@@ -63,7 +63,7 @@ class Comparison:
 
     def __str__(self) -> str:
         d, what = self.difference, self.metric.replace("_", " ")
-        if math.isnan(d.value):
+        if math.isnan(d.value) or math.isnan(d.low):
             return f"{self.a} and {self.b} can't be compared by {what}: {d.reason}."
         scale, unit = (1, "nats") if self.metric == "log_loss" else (100, "points")
         sign = 1 if d.value >= 0 else -1
@@ -71,7 +71,9 @@ class Comparison:
         size = f"{scale * abs(d.value):.3g} {unit} of {what}"
         interval = f"95 % interval {scale * low:.3g} to {scale * high:.3g}"
         shuffled = f"{self.as_large:,} of {self.shuffles:,} shuffles were as large"
-        p = f"{self.test} p = {self.p_value:.2g}" + (f", {self.p_adjusted:.2g} after Holm" if self.p_adjusted else "")
+        p = f"{self.test} p = {self.p_value:.2g}"
+        if self.p_adjusted is not None:
+            p += f", {self.p_adjusted:.2g} after Holm"
         if self.better:
             other = self.b if self.better == self.a else self.a
             return f"{self.better} is better than {other} by {size}, {interval}; {shuffled} ({p})."
@@ -115,9 +117,9 @@ class Leaderboard:
                                         "against the best")]  # fmt: skip
         for name, e in self.estimates.items():
             against = "" if name == self.best else _against(self[self.best, name])
-            rows.append(
-                (name, f"{e.value:.3f}", f"{e.low:.3f} to {e.high:.3f}", f"{self.chance_best[name]:.2f}", against)
-            )
+            interval = "none" if math.isnan(e.low) else f"{e.low:.3f} to {e.high:.3f}"
+            value = "undefined" if math.isnan(e.value) else f"{e.value:.3f}"
+            rows.append((name, value, interval, f"{self.chance_best[name]:.2f}", against))
         return rows
 
     def matrix(self) -> Any:
@@ -178,6 +180,8 @@ def leaderboard(
     groups: str | Sequence[Any] | np.ndarray | None = None,
 ) -> Leaderboard:  # fmt: skip
     """Each of several models' metric with its interval, and each pair compared; Holm's correction over all pairs."""
+    if resamples < 100:
+        raise InputError(f"resamples is {resamples}; the ends of an interval need at least 100, better 10,000")
     if len(runs) < 2:
         raise InputError(f"there is only {', '.join(runs) or 'nothing'} to compare; give at least two")
     found = aligned(runs)
@@ -185,7 +189,7 @@ def leaderboard(
     labels = group_labels(first, groups)
     drawn = paired_bootstrap(list(found.values()), metric, resamples, seed, labels)
     estimates = {
-        name: evaluate(p, seed=seed, metrics=[metric], resamples=resamples, groups=labels)[metric]
+        name: Bootstrap(p, resamples=resamples, seed=seed, groups=labels).estimates([metric])[metric]
         for name, p in found.items()
     }
     pairs = []
@@ -196,8 +200,10 @@ def leaderboard(
         pairs = [replace(c, p_adjusted=float(p)) for c, p in zip(pairs, adjusted, strict=True)]
     sign = -1 if lower_is_better(metric) else 1
     ranked = np.where(np.isnan(drawn), -np.inf, sign * drawn)
+    ranked = ranked[np.isfinite(ranked).any(1)]  # where it is undefined for all, none is the best
+    ranked = ranked if len(ranked) else np.full((1, len(found)), np.nan)
     top = ranked == ranked.max(1, keepdims=True)
-    share = dict(zip(found, (top / top.sum(1, keepdims=True)).mean(0).tolist(), strict=True))
+    share = dict(zip(found, (top / np.maximum(top.sum(1, keepdims=True), 1)).mean(0).tolist(), strict=True))
     order = sorted(
         found, key=lambda name: -math.inf if math.isnan(v := estimates[name].value) else sign * v, reverse=True
     )
@@ -213,6 +219,8 @@ def aligned(runs: Mapping[str, Predictions]) -> dict[str, Predictions]:
             raise InputError(
                 f"{other} has classes {p.class_names[:9]}, {name} {first.class_names[:9]}; they must agree"
             )
+        if p.multilabel != first.multilabel:
+            raise InputError(f"an example may have several labels in one of {name} and {other}, and one in the other")
         if p.split != first.split:
             raise InputError(f"{other} was made on {p.split!r}, {name} on {first.split!r}; compare on one split")
         place = {example: i for i, example in enumerate(p.ids)}
@@ -239,37 +247,40 @@ def _pair(
     one, two = estimates[a], estimates[b]
     gap = one.value - two.value
     differences = drawn[:, 0] - drawn[:, 1]
-    low, high = stats.percentile(differences)
-    reason = one.reason or two.reason
+    # What is biased upwards is so by more for the better one; the pivot takes that out.
+    pivotal = metric.startswith("ece")
+    low, high = stats.pivotal(gap, differences, gap) if pivotal else stats.percentile(differences)
+    reason = None
+    if math.isnan(gap):
+        reason = one.reason or two.reason
+    elif math.isnan(low):
+        reason = "undefined in over 5 % of resamples"
     method = f"paired bootstrap, {len(differences):,} resamples"
     shuffled = shuffles([found[a], found[b]], metric, len(differences), seed + 1, groups)
     p, as_large = stats.permutation_p(gap, shuffled)
-    right = [_right(found[name], metric) for name in (a, b)]
+    shares = metric if is_proportion(metric) else "accuracy"
+    right = [of_each(shares, found[name]) > 0 for name in (a, b)]
     only_a, only_b = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     odds, bounds = stats.discordant_odds(only_a, only_b)
+    why = None if only_a + only_b else "they agree on every example"
+    ratio = Estimate(odds, *bounds, "Clopper-Pearson", reason=why)
     n, exact = len(found[a]), is_proportion(metric) and groups is None
     smallest = stats.smallest_difference(n, (only_a + only_b) / n).smallest if exact else math.nan
     # Another test set's difference scatters about the true one as this one does: both errors are drawn. (The chance
     # that the same one is ahead again can't be had so: for equal models it would come out near 0.7, and is 0.5.)
-    other = gap + (differences - gap) + (np.random.default_rng(seed + 2).permutation(differences) - gap)
+    other = differences + np.random.default_rng(seed + 2).permutation(differences) - gap
+    another = stats.pivotal(gap, other, gap) if pivotal else stats.percentile(other)
     return Comparison(
         a, b, metric, n, one.value, two.value, Estimate(gap, low, high, method, reason=reason),
         stats.mcnemar(only_a, only_b) if exact else p, "exact McNemar" if exact else "permutation", as_large,
-        len(shuffled), only_a, only_b, Estimate(odds, *bounds, "Clopper-Pearson"),
-        stats.percentile(other), smallest,
+        len(shuffled), only_a, only_b, ratio,
+        another, smallest,
     )  # fmt: skip
 
 
-def _right(p: Predictions, metric: str) -> np.ndarray:
-    if metric.startswith("top_"):
-        from ptlib.metrics import top_k
-
-        return top_k(p.targets, p.scores, int(metric.split("_")[1]))
-    right = p.predicted == p.targets
-    return np.asarray(right.all(1)) if p.multilabel else right
-
-
 def _against(c: Comparison) -> str:
+    if math.isnan(c.difference.low):
+        return "can't be compared"
     worse = "worse" if c.better else "can't be told apart"
     p = c.p_value if c.p_adjusted is None else c.p_adjusted
     return f"{worse}, p = {p:.2g}"

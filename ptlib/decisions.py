@@ -34,11 +34,10 @@ class CostCurve(NamedTuple):
 
     @property
     def cheapest(self) -> float:
-        """The threshold of least cost, midway to the next score below, so that it falls on no example."""
+        """The threshold of least cost, midway to the next score below it; infinite if "never" is cheapest."""
         k = int(self.cost.argmin())
         below = self.thresholds[k + 1] if k + 1 < len(self.thresholds) else 0.0
-        here = min(float(self.thresholds[k]), 1.0)
-        return here if k == 0 else (here + float(below)) / 2
+        return float("inf") if k == 0 else (float(self.thresholds[k]) + float(below)) / 2
 
 
 def roc(predictions: Predictions, class_name: str, resamples: int = 1000, seed: int = 0) -> Band:
@@ -108,11 +107,11 @@ def _band(
 
 def _roc_on_grid(c: Curve) -> np.ndarray:
     x, y = np.insert(c.false_alarm_rate, 0, 0, -1), np.insert(c.recall, 0, 0, -1)
-    return np.stack(
-        [np.interp(GRID, a, b) if b[-1] == b[-1] else np.full(len(GRID), np.nan) for a, b in zip(x, y, strict=True)]
-    )
+    rows = np.stack([np.interp(GRID, a, b) for a, b in zip(x, y, strict=True)])
+    return np.where(((c.positives > 0) & (c.negatives > 0))[:, None], rows, np.nan)
 
 
 def _precision_on_grid(c: Curve) -> np.ndarray:
     reached = [np.searchsorted(r, GRID - 1e-12).clip(max=len(r) - 1) for r in c.recall]
-    return np.stack([row[k] for row, k in zip(c.precision, reached, strict=True)])
+    rows = np.stack([row[k] for row, k in zip(c.precision, reached, strict=True)])
+    return np.where((c.positives > 0)[:, None], rows, np.nan)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from scipy import sparse
+from scipy.stats import rankdata
 
 from ptlib import metrics
 from ptlib.errors import InputError, did_you_mean
@@ -84,8 +85,14 @@ class OfRanking:
         return _all(self.wanted, self.ranking.values(weights))
 
     def influence(self) -> np.ndarray:
-        # Class sizes are held fixed: they move the weighted average only.
-        return _all(self.wanted, (*self.ranking.influence(), self.ranking.truth.sum(0)))
+        truth = self.ranking.truth
+        slopes = _all(self.wanted, (*self.ranking.influence(), truth.sum(0)))
+        values = self.ranking.values(np.ones((1, len(truth)), np.int64))
+        for m, w in enumerate(self.wanted):
+            if w.key.startswith("weighted"):  # an example also makes its class count for more
+                each = np.nan_to_num(values[0 if w.key.endswith("auroc") else 1][0])
+                slopes[:, m] += (truth * (each - w.function(values)[0])).sum(1) / truth.sum()
+        return slopes
 
 
 class _Wanted(NamedTuple):
@@ -162,6 +169,8 @@ def _of_counts(name: str, predictions: Predictions) -> _Wanted | None:
     average, index = _average_of(name, form, predictions)
     if form[2][0] == "f":
         beta = float(form[2][1:])
+        if beta == 0:
+            raise InputError(f"{name}: beta is 0; f1 weighs precision and recall alike, f2 recall more, f0.5 less")
         return _Wanted(name, f"{average} {form[2]}", lambda counts: metrics.f_beta(counts, beta, average), index)
     function = metrics.precision if form[2] == "precision" else metrics.recall
     return _Wanted(name, f"{average} {form[2]}", lambda counts: function(counts, average), index)
@@ -223,36 +232,41 @@ def _counted(wanted: list[_Wanted], parts: Sequence[Predictions]) -> Statistic:
 def _over_examples(names: list[str], parts: Sequence[Predictions]) -> Statistic:
     n = sum(map(len, parts))
     blocks: list[Any] = [np.ones((1, n))]
-    of_blocks: list[tuple[slice, Any]] = []
+    of_blocks: list[tuple[slice, str | None]] = []
     start = 1
     for name in names:
         if name.startswith("ece"):
             block = sparse.hstack([_bin_features(p, "mass" if name == "ece_equal_mass" else "width") for p in parts])
-            of_blocks.append((slice(start, start + 3 * BINS), _debiased if name == "ece_debiased" else _error))
+            of_blocks.append((slice(start, start + 3 * BINS), name))
         else:
-            block = np.concatenate([_of_each(name, p) for p in parts])[None]
+            block = np.concatenate([of_each(name, p) for p in parts])[None]
             of_blocks.append((slice(start, start + 1), None))
         blocks.append(block)
         start += block.shape[0]
     features = sparse.vstack([sparse.csr_matrix(b, dtype=np.float64) for b in blocks]).tocsr()
 
     def of(sums: np.ndarray) -> np.ndarray:
-        found = [f(sums[:, s]) if f else sums[:, s.start] / sums[:, 0] for s, f in of_blocks]
+        found = [_error(sums[:, s], ece) if ece else sums[:, s.start] / sums[:, 0] for s, ece in of_blocks]
         return np.stack(found, axis=-1)
 
     return OfSums(tuple(names), np.arange(n), features, of)
 
 
-def _of_each(name: str, p: Predictions) -> np.ndarray:
+def of_each(name: str, p: Predictions) -> np.ndarray:
+    """A metric that is a mean over examples, before the mean: (N,)."""
     if name == "log_loss":
         if p.multilabel:
             return np.asarray(np.logaddexp(0, np.where(p.targets, -1.0, 1.0) * p.scores.astype(np.float64)).mean(1))
         return np.asarray(-np.take_along_axis(p.log_probabilities, p.targets[:, None], axis=1)[:, 0])
     if name == "brier":
         return metrics.brier(p.targets, p.probabilities)
-    if name == "accuracy":
-        return np.asarray((p.predicted == p.targets).all(1).astype(np.float64))
-    return metrics.top_k(p.targets, p.scores, int(name.split("_")[1])).astype(np.float64)
+    if name.startswith("top_"):
+        k, c = int(name.split("_")[1]), len(p.class_names)
+        if not 1 <= k <= c:
+            raise InputError(f"{name}: with {c} classes, k lies in 1..{c}")
+        return metrics.top_k(p.targets, p.scores, k).astype(np.float64)
+    right = p.predicted == p.targets
+    return np.asarray((right.all(1) if p.multilabel else right).astype(np.float64))
 
 
 def _bin_features(p: Predictions, by: Any) -> sparse.csr_matrix:
@@ -264,20 +278,16 @@ def _bin_features(p: Predictions, by: Any) -> sparse.csr_matrix:
     return sparse.csr_matrix((data, where), shape=(3 * BINS, len(p)))
 
 
-def _error(sums: np.ndarray) -> np.ndarray:
-    return metrics.reliability_of(*np.split(sums, 3, axis=-1)).error()
-
-
-def _debiased(sums: np.ndarray) -> np.ndarray:
-    return metrics.reliability_of(*np.split(sums, 3, axis=-1)).error_debiased()
+def _error(sums: np.ndarray, name: str) -> np.ndarray:
+    curve = metrics.reliability_of(*np.split(sums, 3, axis=-1))
+    return curve.error_debiased() if name == "ece_debiased" else curve.error()
 
 
 def _ranked(wanted: list[_Wanted], parts: Sequence[Predictions]) -> Statistic:
     c = len(parts[0].class_names)
     truth = np.concatenate([metrics.truth_of(p.targets, c) for p in parts])
-    # Each model's scores by their rank within it: two models need not score on one scale to be mixed.
-    scores = [p.scores if p.multilabel else p.log_probabilities for p in parts]
-    if len(parts) > 1:
-        scores = [np.stack([np.unique(s[:, k], return_inverse=True)[1].ravel() for k in range(c)], 1) for s in scores]
+    scores = [p.log_odds for p in parts]
+    if len(parts) > 1:  # each model's by their rank within it: two models need not score on one scale to be mixed
+        scores = [rankdata(s, axis=0) for s in scores]
     names = tuple(w.name for w in wanted)
     return OfRanking(names, np.arange(len(truth)), Ranking(truth, np.concatenate(scores)), tuple(wanted))

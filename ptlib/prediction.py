@@ -17,7 +17,7 @@ from ptlib.core import Split, Task
 from ptlib.data.batches import fetch, resident
 from ptlib.errors import InputError
 from ptlib.models import Model
-from ptlib.results import Predictions
+from ptlib.results import Predictions, as_array
 from ptlib.runtime import autocast, choose_device, choose_precision, place
 
 EVAL_BATCH = 128
@@ -49,8 +49,7 @@ def _predict_with(
         raise InputError(f"outputs is {outputs!r}; it must be logits or probabilities")
     said = []
     for images in split.inputs.split(batch_size):
-        batch = function(images.numpy())
-        batch = np.asarray(batch.detach().cpu() if isinstance(batch, Tensor) else batch)
+        batch = as_array(function(images.numpy()))
         binary = len(task.class_names) == 2 and batch.shape in ((len(images),), (len(images), 1))
         if batch.shape != (len(images), len(task.class_names)) and not binary:
             raise InputError(
@@ -59,7 +58,8 @@ def _predict_with(
             )
         said.append(batch)
     named: dict[str, Any] = {outputs: np.concatenate(said)}
-    return Predictions.of(split.targets.numpy(), class_names=task.class_names, ids=split.ids, split=split.name, **named)
+    targets = [task.class_names[k] for k in split.targets.tolist()]
+    return Predictions.of(targets, class_names=task.class_names, ids=split.ids, split=split.name, **named)
 
 
 def features(

@@ -12,17 +12,18 @@ import numpy as np
 from ptlib.errors import InputError
 from ptlib.results import Predictions
 
-SCORE = re.compile(r"(logit|score|prob|probability)s?[_:. ](.+)", re.I)
-TARGET, ID = ("target", "label", "y_true", "class"), ("id", "ids", "file", "path", "name")
+SCORE = re.compile(r"(logit|prob)_(.+)", re.I | re.S)
+TARGET, ID = ("target", "label"), ("id", "file", "path")
 
 
 def read_predictions(path: str | os.PathLike[str], split: str = "test") -> Predictions:
     """Predictions from a file.
 
-    `.csv` and `.parquet`: a row for each example; `target` (or `label`) holds class names or numbers, `logit_<class>`
-    or `prob_<class>` the scores, `id` names the example; all other columns are kept as metadata. `.npz`: arrays
-    `targets`, and `logits` or `probabilities`; `class_names`, `ids` and others of one value an example if they are
-    there. `.safetensors`: what `Predictions.save` wrote. Nothing in a file is ever run.
+    `.csv` and `.parquet`: a row for each example; `target` (or `label`) holds class names, or numbers from 0 in the
+    order of the score columns; `logit_<class>` or `prob_<class>` the scores; `id` (or `file`) names the example; all
+    other columns are kept as metadata. `.npz`: arrays `targets`, and `logits` or `probabilities`; `class_names`, `ids`
+    and others of one value an example if they are there. `.safetensors`: what `Predictions.save` wrote. Nothing in a
+    file is ever run.
 
     InputError if the file is not there, of no known kind, or lacks what is needed.
     """
@@ -30,64 +31,73 @@ def read_predictions(path: str | os.PathLike[str], split: str = "test") -> Predi
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     kind = path.suffix.lower()
-    if kind == ".safetensors":
-        return Predictions.load(path)
-    if kind == ".npz":
-        return _from_npz(path, split)
-    if kind not in (".csv", ".parquet"):
+    if kind not in (".csv", ".parquet", ".npz", ".safetensors"):
         raise InputError(f"{path} ends in {kind!r}; predictions are read from .csv, .parquet, .npz or .safetensors")
-    return _from_table(path, _frame(path), split)
+    try:
+        if kind == ".safetensors":
+            return Predictions.load(path)
+        if kind == ".npz":
+            return _from_npz(path, split)
+        return _from_table(path, _frame(path), split)
+    except InputError:
+        raise
+    except ImportError:
+        raise InputError(f"{path} is Parquet, which needs another package: pip install pyarrow") from None
+    except Exception as e:  # a broken file: pandas, zipfile, Arrow and safetensors each have errors of their own
+        raise InputError(f"{path} can't be read: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from None
 
 
 def _frame(path: Path) -> Any:
     import pandas as pd
 
-    if path.suffix.lower() == ".csv":
-        # As text: a class called NA, no or 01 is a name like any other.
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
-    try:
+    if path.suffix.lower() == ".parquet":
         return pd.read_parquet(path)
-    except ImportError:
-        raise InputError(f"{path} is Parquet, which needs another package: pip install pyarrow") from None
+    # As text: a class called NA, no or 01 is a name like any other.
+    how: dict[str, Any] = {"dtype": str, "keep_default_na": False, "index_col": False}
+    # The header apart, as it stands: pandas would rename a column that is there twice.
+    header = pd.read_csv(path, header=None, nrows=1, **how).iloc[0].tolist()
+    return pd.read_csv(path, **how).set_axis(header, axis=1)
 
 
 def _from_table(path: Path, frame: Any, split: str) -> Predictions:
-    found = {column: m for column in frame.columns if (m := SCORE.fullmatch(str(column)))}
-    kinds = {m[1].lower()[:4] in ("prob",) for m in found.values()}
-    target = next((c for c in frame.columns if str(c).lower() in TARGET), None)
+    columns = [str(c) for c in frame.columns]
+    twice = next((c for c in columns if columns.count(c) > 1), None)
+    if twice is not None:
+        raise InputError(f"{path} has two columns {twice!r}")
+    found = {column: m for column in columns if (m := SCORE.fullmatch(column))}
+    target, example = (next((c for n in names for c in columns if c.lower() == n), None) for names in (TARGET, ID))
     if not found or target is None:
         raise InputError(
-            f"{path} has columns {', '.join(map(str, frame.columns[:12]))}; it needs a column target, and "
-            "logit_<class> or prob_<class> for each class"
+            f"{path} has columns {', '.join(columns[:12])}; it needs a column target, and logit_<class> or "
+            "prob_<class> for each class"
         )
+    kinds = {m[1].lower() for m in found.values()}
     if len(kinds) > 1:
         raise InputError(f"{path} mixes logits and probabilities; keep one of the two")
-    example = next((c for c in frame.columns if str(c).lower() in ID), None)
     names = [m[2] for m in found.values()]
+    frame = frame.set_axis(columns, axis=1)
     try:
         scores = frame[list(found)].to_numpy().astype(np.float64)
-    except ValueError as e:
+    except (ValueError, TypeError) as e:
         raise InputError(f"{path}: a score is no number: {e}") from None
-    targets = [str(t) for t in frame[target]]
-    if not set(targets) <= set(names):  # then numbers: 0 is the first score column's class
-        unknown = next((t for t in targets if not re.fullmatch(r"\d+(\.0)?", t)), None)
-        if unknown is not None:
-            raise InputError(f"{path}: target {unknown!r} is none of the classes {', '.join(names[:12])}")
-        y: Any = np.array([int(float(t)) for t in targets])
-    else:
-        y = targets
-    others = {str(c): frame[c].tolist() for c in frame.columns if c not in (*found, target, example)}
-    named = {"probabilities" if kinds == {True} else "logits": scores}
-    ids = None if example is None else frame[example].tolist()
-    return Predictions.of(y, class_names=names, ids=ids, split=split, columns=others, **named)
+    targets: Any = [str(t).removesuffix(".0") for t in frame[target]]
+    unknown = next((t for t in targets if t not in names), None)
+    if unknown is not None:  # then all are numbers, and 0 is the first score column's class
+        wrong = next((t for t in targets if not t.isdigit()), None)
+        if wrong is not None:
+            shown = unknown if wrong in names else wrong
+            raise InputError(f"{path}: target {shown!r} is none of the classes {', '.join(names[:12])}")
+        targets = np.array([int(t) for t in targets])
+    others = {c: frame[c].tolist() for c in columns if c not in (*found, target, example)}
+    return Predictions.of(
+        targets, class_names=names, ids=None if example is None else frame[example].tolist(), split=split,
+        columns=others, **{"probabilities" if kinds == {"prob"} else "logits": scores},
+    )  # fmt: skip
 
 
 def _from_npz(path: Path, split: str) -> Predictions:
-    try:
-        with np.load(path, allow_pickle=False) as f:
-            arrays = {name: f[name] for name in f.files}
-    except (ValueError, OSError, EOFError) as e:
-        raise InputError(f"{path} can't be read as plain arrays: {e}") from None
+    with np.load(path, allow_pickle=False) as f:
+        arrays = {name: f[name] for name in f.files}
     given = [name for name in ("logits", "probabilities") if name in arrays]
     if "targets" not in arrays or len(given) != 1:
         raise InputError(

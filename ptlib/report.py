@@ -47,7 +47,7 @@ def evaluate(
     each = ["precision", "recall", "f1"]
     each += [what for what in ("auroc", "average_precision") if any(n.partition(":")[0].endswith(what) for n in names)]
     by_class = [f"{what}:{name}" for what in each for name in classes]
-    bootstrap = _Bootstrap(predictions, interval, resamples, seed, stratified, group_labels(predictions, groups))
+    bootstrap = Bootstrap(predictions, interval, resamples, seed, stratified, group_labels(predictions, groups))
     found = bootstrap.estimates([*names, *by_class])
     per_class = {name: {what: found[f"{what}:{name}"] for what in each} for name in classes}
     matrix = confusion_of(predictions)
@@ -57,21 +57,18 @@ def evaluate(
     )
 
 
-class _Bootstrap:
+class Bootstrap:
     """How to resample these predictions, and what is known of them without."""
 
     def __init__(
-        self, predictions: Predictions, interval: Kind, resamples: int, seed: int, stratified: bool,
-        groups: np.ndarray | None,
+        self, predictions: Predictions, interval: Kind = "percentile", resamples: int = RESAMPLES, seed: int = 0,
+        stratified: bool = False, groups: np.ndarray | None = None,
     ):  # fmt: skip
         self.p, self.interval, self.resamples, self.seed, self.groups = predictions, interval, resamples, seed, groups
         self.strata = None
         if stratified:
-            several = predictions.multilabel
-            self.strata = np.unique(predictions.targets, axis=0, return_inverse=True)[1].ravel() if several else (
-                predictions.targets
-            )  # fmt: skip
-        self.counts = counts_of(predictions)
+            self.strata = np.unique(predictions.targets, axis=0, return_inverse=True)[1].ravel()
+        self.counts = decisions_of(predictions)
         self.how = "stratified " * stratified + ("by group, " if groups is not None else "")
 
     def estimates(self, names: Sequence[str]) -> dict[str, Estimate]:
@@ -122,8 +119,9 @@ class _Bootstrap:
                 # Near 0 an error can only be too large, and resamples of the sample never show that it could be 0.
                 by: m.Binning = "mass" if name == "ece_equal_mass" else "width"
                 chance = m.error_if_calibrated(self.p.probabilities.max(1), self.seed, by, name == "ece_debiased")
-                low = 0.0 if value <= np.quantile(chance, 0.95) else max(low, 0.0)
-                high = max(high, 0.0)
+                if self.groups is None and value <= np.quantile(chance, 0.95):
+                    low = 0.0
+                low, high = min(max(low, 0.0), value), max(high, value)
             elif influence is not None:
                 low, high = stats.bca(value, column, *self._influence(statistic, influence[:, k], counts))
             else:
@@ -133,16 +131,23 @@ class _Bootstrap:
             if math.isnan(value):
                 low = high = math.nan
                 reason = self._why(name)
-            elif low == high:  # certainty that comes from seeing too little, or one value by construction
+            elif (
+                np.ptp(column[~np.isnan(column)]) == 0
+            ):  # certainty that comes from seeing too little, or one value by construction
                 low = high = math.nan
                 reason = "all resamples have this value, so they say nothing of its uncertainty"
             elif math.isnan(low):
-                undefined = np.isnan(column).mean() > 0.05
-                reason = "undefined in over 5 % of resamples" if undefined else "all resamples lie on one side of it"
+                reason = "undefined in over 5 % of resamples"
+                if np.isnan(column).mean() <= 0.05:
+                    reason = "BCa fails: all resamples lie on one side of it, or an example's influence is undefined"
             found[name] = Estimate(value, low, high, method, reason=reason)
         return found
 
     def _influence(self, statistic: Statistic, u: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The influence of what is drawn and its number: of rows, of examples within their stratum, or of groups."""
+        if self.strata is not None:
+            u, s = u[statistic.rows], self.strata
+            return u - (np.bincount(s, u) / np.bincount(s))[s], np.ones(len(u))
         if self.groups is None:
             return u, counts
         together = np.bincount(np.unique(self.groups, return_inverse=True)[1].ravel(), u[statistic.rows])
@@ -171,10 +176,10 @@ class _Bootstrap:
             return f"{len(lacking)} of {len(names)} classes have no examples, or no others, such as {lacking[0]!r}"
         if what in ("matthews", "cohen_kappa"):
             return "targets or predictions are all of one class"
-        return m.undefined_because(c, names) or "its denominator is 0"
+        return m.undefined_because(c, names, what) or "its denominator is 0"
 
 
-def counts_of(predictions: Predictions) -> m.Counts:
+def decisions_of(predictions: Predictions) -> m.Counts:
     """Right, actual and said of each class or label."""
     if predictions.multilabel:
         return m.label_counts(predictions.targets, predictions.predicted)
@@ -185,7 +190,7 @@ def confusion_of(predictions: Predictions) -> np.ndarray:
     """The confusion matrix (C, C); of several labels, one of 2 x 2 for each, (L, 2, 2)."""
     if not predictions.multilabel:
         return m.confusion_matrix(predictions.targets, predictions.predicted, len(predictions.class_names))
-    c = counts_of(predictions)
+    c = decisions_of(predictions)
     missed, false = c.actual - c.hits, c.said - c.hits
     return np.stack([c.n - c.hits - missed - false, false, missed, c.hits], axis=-1).reshape(-1, 2, 2)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import log_expit, log_softmax
+from scipy.special import log_expit, log_softmax, logsumexp
 
 from ptlib.errors import InputError
 from ptlib.files import html_table, text_table, write_whole
@@ -38,13 +38,18 @@ class Predictions:
     def __post_init__(self) -> None:
         n, where = len(self.ids), f"predictions on {self.split!r}"
         shape = (n, len(self.class_names))
-        if self.scores.shape != shape or self.targets.shape not in ((n,), shape) or n == 0:
+        if self.scores.shape != shape or self.targets.shape not in ((n,), shape):
             raise InputError(
                 f"{where}: {n} ids and {len(self.class_names)} classes ask for scores {shape} and targets ({n},), "
                 f"or {shape} for several labels, got {self.scores.shape} and {self.targets.shape}"
             )
+        if n == 0:
+            raise InputError(f"{where}: there are no examples")
+        if len(set(self.class_names)) < len(self.class_names):
+            raise InputError(f"{where}: a class is named twice in {', '.join(self.class_names[:20])}")
         if not np.issubdtype(self.targets.dtype, np.integer):
             raise InputError(f"{where}: targets must be integers, got {self.targets.dtype}")
+        object.__setattr__(self, "targets", self.targets.astype(np.int64, copy=False))
         top = 1 if self.multilabel else len(self.class_names) - 1
         wrong = np.flatnonzero((self.targets < 0) | (self.targets > top))
         if len(wrong):
@@ -75,17 +80,17 @@ class Predictions:
         """
         if (logits is None) == (probabilities is None):
             raise InputError("give either logits or probabilities, one of the two")
-        said = np.asarray(logits if probabilities is None else probabilities)
+        said = as_array(logits if probabilities is None else probabilities)
         if said.ndim == 2 and said.shape[1] == 1:
             said = said[:, 0]
         names = tuple(map(str, class_names)) if class_names is not None else None
-        y = _class_indices(np.asarray(targets), names)
+        y = _class_indices(as_array(targets), names)
         if probabilities is not None:
             said = _logits(said.astype(np.float64), several=y.ndim == 2)
         if said.ndim == 1:
             said = np.stack([np.zeros_like(said), said], axis=1)
         if said.dtype not in (np.float32, np.float64):
-            said = said.astype(np.float32)
+            said = said.astype(np.float64)
         names = names or tuple(map(str, range(said.shape[1] if said.ndim == 2 else 0)))
         kept = {str(k): tuple(map(str, v)) for k, v in (columns or {}).items()}
         numbered = tuple(map(str, range(len(y)))) if ids is None else tuple(map(str, ids))
@@ -114,6 +119,19 @@ class Predictions:
         z = self.scores.astype(np.float64)
         return np.asarray(log_expit(z) if self.multilabel else log_softmax(z, axis=1))
 
+    @cached_property
+    def log_odds(self) -> np.ndarray:
+        """The logit of each class against all others, float64 (N, C): finite and distinct where probabilities are 1."""
+        z = self.scores.astype(np.float64)
+        if self.multilabel or z.shape[1] == 1:
+            return z
+        top, each = z.argmax(1)[:, None], np.exp(z - z.max(1, keepdims=True))
+        others = z.max(1, keepdims=True) + np.log(np.maximum(each.sum(1, keepdims=True) - each, 1e-300))
+        without = z.copy()  # what the others add up to beside the highest can't be had by subtraction
+        np.put_along_axis(without, top, -np.inf, axis=1)
+        np.put_along_axis(others, top, logsumexp(without, axis=1, keepdims=True), axis=1)
+        return np.asarray(z - others)
+
     def take(self, rows: Any) -> Predictions:
         """Those of `rows`, indices or a mask, in that order."""
         index = np.arange(len(self))[rows]
@@ -127,8 +145,7 @@ class Predictions:
             raise InputError(f"there is no class {class_name!r}; there are {', '.join(self.class_names[:20])}")
         k = self.class_names.index(class_name)
         truth = self.targets[:, k] if self.multilabel else (self.targets == k).astype(np.int64)
-        scores = _logits(self.probabilities[:, k], several=False)
-        pair = np.stack([np.zeros_like(scores), scores], axis=1)
+        pair = np.stack([np.zeros(len(self)), self.log_odds[:, k]], axis=1)
         return replace(self, targets=truth, scores=pair, class_names=(f"not {class_name}", class_name))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -157,6 +174,14 @@ class Predictions:
             )  # fmt: skip
 
 
+def as_array(values: Any) -> np.ndarray:
+    """An array of NumPy, from any framework's; half precision that NumPy has not becomes float32."""
+    if hasattr(values, "detach"):  # torch
+        values = values.detach().cpu()
+        values = values.float() if values.dtype.is_floating_point and values.element_size() < 4 else values
+    return np.asarray(values)
+
+
 def _class_indices(targets: np.ndarray, names: tuple[str, ...] | None) -> np.ndarray:
     """Targets as int64: names become their index, whole numbers stay."""
     if targets.dtype.kind in "USO":
@@ -168,6 +193,12 @@ def _class_indices(targets: np.ndarray, names: tuple[str, ...] | None) -> np.nda
     whole: np.ndarray = targets.astype(np.int64) if np.isfinite(targets).all() else targets
     if not np.array_equal(whole, targets):
         raise InputError(f"targets must be whole numbers, got for example {targets[whole != targets].ravel()[0]}")
+    numbers = [int(name) if name.isdecimal() else -1 for name in names or ()]
+    if whole.ndim == 1 and len(whole) and numbers != list(range(len(numbers))) and set(whole.tolist()) <= set(numbers):
+        raise InputError(
+            f"targets such as {whole[0]} may be names or places of the classes {', '.join((names or ())[:9])}; give "
+            "them as text, as the names stand"
+        )
     return whole
 
 

@@ -127,16 +127,16 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         raise InputError(f"there is no run {str(path)!r}, neither here nor in {output_root()}")
     if folder.is_file():
         said = read_predictions(folder)
-        return Run(folder.stem, {}, {said.split: said})
+        return Run(Path(path).with_suffix("").as_posix(), {}, {said.split: said})
     try:
         record = json.loads((folder / "run.json").read_bytes())
-        status, files = record["status"], record["files"]
+        status, files = record["status"], dict(record["files"])
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise InputError(f"{folder} is no run: its run.json can't be read ({type(e).__name__}: {e})") from None
     if status != "complete":
         raise InputError(f"the run in {folder} is {status!r}, not complete; run it again")
     found = {}
-    for name in sorted(f for f in files if re.fullmatch(r"predictions(-.*)?\.safetensors", f)):
+    for name in sorted(f for f in files if re.fullmatch(r"predictions(-[\w.-]*)?\.safetensors", f)):
         if not (folder / name).is_file() or sha256(folder / name) != files[name]:
             raise InputError(f"{folder / name} is not the file that the run saved: its SHA-256 differs")
         said = Predictions.load(folder / name)
@@ -151,7 +151,13 @@ def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.recipe, []).append(run)
-    return {group[0].name: group for group in groups.values()}
+    named: dict[str, list[Run]] = {}
+    for group in groups.values():
+        name, k = group[0].name, 2
+        while name in named:  # one name under two roots
+            name, k = f"{group[0].name} ({k})", k + 1
+        named[name] = group
+    return named
 
 
 def _predictions_file(split: str) -> str:

@@ -85,7 +85,7 @@ def test_the_interval_is_that_of_examples_drawn_for_both(name: str) -> None:
         differences.append(value(name, drawn[0]) - value(name, drawn[1]))
     d = compare(a, b, name).difference
     assert (d.low, d.high) == pytest.approx(
-        tuple(np.quantile(differences, [0.025, 0.975])), abs=0.2 * np.std(differences)
+        tuple(np.quantile(differences, [0.025, 0.975])), abs=0.2 * float(np.std(differences))
     )
     alone = [value(name, a), value(name, b)]
     assert d.value == pytest.approx(alone[0] - alone[1], abs=1e-12)
@@ -101,14 +101,14 @@ def test_equal_models_are_told_apart_in_at_most_one_of_twenty_test_sets() -> Non
 
 def test_groups_are_exchanged_whole() -> None:
     a, b = pair(30, gain=1.0, seed=1)
-    many = [Predictions.of(np.repeat(p.targets, 8), np.repeat(p.scores, 8, 0)) for p in (a, b)]
-    one, false = compare(a, b, "macro_f1"), compare(*many, "macro_f1")
-    honest = compare(*many, "macro_f1", groups=np.repeat(np.arange(30), 8))
+    a8, b8 = (Predictions.of(np.repeat(p.targets, 8), np.repeat(p.scores, 8, 0)) for p in (a, b))
+    one, false = compare(a, b, "macro_f1"), compare(a8, b8, "macro_f1")
+    honest = compare(a8, b8, "macro_f1", groups=np.repeat(np.arange(30), 8))
     assert honest.p_value == pytest.approx(one.p_value, abs=0.03)
     assert false.p_value < 0.2 * one.p_value
     width = honest.difference.high - honest.difference.low
     assert width == pytest.approx(one.difference.high - one.difference.low, rel=0.1)
-    assert compare(*many, groups=np.repeat(np.arange(30), 8)).test == "permutation"  # McNemar wants independence
+    assert compare(a8, b8, groups=np.repeat(np.arange(30), 8)).test == "permutation"  # McNemar wants independence
 
 
 def test_sentences_say_who_by_how_much_and_how_sure() -> None:
@@ -200,6 +200,15 @@ def test_examples_may_come_in_any_order_but_must_be_the_same() -> None:
         leaderboard({"a": a})
 
 
+def test_scales_of_scores_do_not_matter_to_a_ranking() -> None:
+    """One model's scores rounded to few levels: their ranks still mix with the other's."""
+    a, b = pair(400, 2, gain=1.0)
+    coarse = Predictions.of(b.targets, np.round(b.scores, 0))
+    c = compare(a, coarse, "macro_auroc", resamples=1000)
+    assert c.difference.value > 0.03
+    assert c.p_value < 0.02
+
+
 def test_an_undefined_metric_is_said_to_be() -> None:
     y = np.array([0, 1, 0, 1])
     a, b = (Predictions.of(y, np.eye(3)[z]) for z in ([0, 1, 1, 1], [0, 1, 0, 1]))
@@ -226,6 +235,8 @@ def test_the_cheapest_threshold_is_the_cheapest() -> None:
     assert e.value == pytest.approx(min(costs), abs=1e-12)
     assert e.low < e.value < e.high
     dear = cost_curve(p, "yes", 1e-6, 1)
+    never = cost_curve(Predictions.of([0, 1], [800.0, 1.0], class_names=["no", "yes"]), "yes", 1e-6, 1)
+    assert never.cheapest == np.inf  # above a probability of 1 too
     assert cost_at(p, "yes", dear.cheapest, 1e-6, 1).value == pytest.approx(dear.cost.min(), abs=1e-12)
     with pytest.raises(InputError, match="both must be above 0"):
         cost_curve(p, "yes", 0, 1)

@@ -50,7 +50,7 @@ def test_slices_by_class_answer_confidence_and_values() -> None:
     steps = by_slice(p, "confidence")
     assert steps["n"].sum() == 600
     assert steps.loc["0.9 to 0.99", "accuracy"] > steps.loc["0 to 0.5", "accuracy"]
-    assert by_slice(p, p.targets % 2).loc["0", "n"] == (p.targets % 2 == 0).sum()
+    assert by_slice(p, (p.targets % 2).tolist()).loc["0", "n"] == (p.targets % 2 == 0).sum()
     assert np.isnan(by_slice(p, ["all"] * 600)["p"].iloc[0])
     with pytest.raises(
         InputError, match="no column 'lens' to slice by; use one of class, predicted, confidence, camera"

@@ -34,12 +34,13 @@ def scored(draw: Callable[..., Any]) -> Scores:
     n, c = draw(st.integers(1, 25)), draw(st.integers(2, 4))
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
     kind = draw(st.sampled_from(["coarse", "fine", "extreme", "one-hot"]))
-    z = {
+    make: dict[str, Callable[[], np.ndarray]] = {
         "coarse": lambda: rng.integers(0, 3, (n, c)).astype(float),
         "fine": lambda: rng.normal(size=(n, c)),
         "extreme": lambda: rng.normal(size=(n, c)) * 300,
         "one-hot": lambda: 1e4 * np.eye(c)[rng.integers(0, c, n)],
-    }[kind]()
+    }
+    z = make[kind]()
     z = np.exp(z - z.max(1, keepdims=True))
     y = rng.integers(0, draw(st.integers(1, c)), n)
     return y, z / z.sum(1, keepdims=True)
@@ -107,7 +108,7 @@ def test_several_labels_equal_scikit_learns(n: int, c: int, seed: int) -> None:
         for average in (None, "micro"):
             theirs = quietly(sk.precision_recall_fscore_support, y, z, average=average, zero_division=np.nan)[which]
             if c > 1:
-                np.testing.assert_allclose(mine(counts, average), theirs, atol=1e-12)  # type: ignore[arg-type]
+                np.testing.assert_allclose(mine(counts, average), theirs, atol=1e-12)
 
 
 @CASES
@@ -139,7 +140,7 @@ def test_averages_of_auroc_equal_scikit_learns() -> None:
     y, p = rng.integers(0, 4, 200), rng.dirichlet(np.ones(4), 200)
     for average in ("macro", "weighted"):
         theirs = sk.roc_auc_score(y, p, multi_class="ovr", average=average)
-        assert metrics.auroc(y, p, average) == pytest.approx(theirs, abs=1e-12)  # type: ignore[arg-type]
+        assert metrics.auroc(y, p, average) == pytest.approx(theirs, abs=1e-12)
     several = rng.integers(0, 2, (200, 4))
     assert metrics.auroc(several, p, "macro") == pytest.approx(sk.roc_auc_score(several, p), abs=1e-12)
     assert metrics.average_precision(several, p, "weighted") == pytest.approx(
@@ -229,8 +230,8 @@ def test_calibration_error_is_the_papers(data: Scores, bins: int) -> None:
     assert found == pytest.approx(expected_calibration_error(confidence, right, bins), abs=1e-12)
     order = np.random.default_rng(1).permutation(len(y))
     for by in ("width", "mass"):
-        a = metrics.calibration_error(confidence, right, bins, by)  # type: ignore[arg-type]
-        b = metrics.calibration_error(confidence[order], right[order], bins, by)  # type: ignore[arg-type]
+        a = metrics.calibration_error(confidence, right, bins, by)
+        b = metrics.calibration_error(confidence[order], right[order], bins, by)
         assert a == pytest.approx(b, abs=1e-12)
     assert metrics.reliability(confidence, right, bins, "mass").n.sum() == len(y)
 

@@ -90,7 +90,9 @@ def test_arrays_come_back(tmp_path: Path) -> None:
         (lambda t: t.assign(logit_no=[np.nan] + [0.0] * 39), "a score is no number|first for example 'image 0.jpg'"),
         (lambda t: t.assign(logit_no=np.inf), "40 of 40 rows hold NaN or infinity"),
         (lambda t: t.rename(columns=lambda c: str(c).replace("logit", "prob")), "probabilities must lie in 0..1"),
-        (lambda t: t.head(0), "0 ids"),
+        (lambda t: t.assign(target=["no", "dgo"] * 20), "target 'dgo' is none of the classes"),
+        (lambda t: t.rename(columns={"logit_no": "logit_NA"}), "two columns 'logit_NA'"),
+        (lambda t: t.head(0), "there are no examples"),
     ],
 )
 def test_a_table_that_lacks_something_says_what(tmp_path: Path, make: Callable[[Any], Any], says: str) -> None:
@@ -103,7 +105,7 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("a.txt", b"", "are read from .csv, .parquet, .npz or .safetensors"),
         ("a.npz", b"no zip", "can't be read"),
         ("b.npz", None, "needs targets, and either logits or probabilities"),
-        ("c.npz", None, "can't be read as plain arrays"),
+        ("c.npz", None, "can't be read: Object arrays"),
     ):
         path = tmp_path / name
         if content is not None:
@@ -114,6 +116,17 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             np.savez(path, targets=np.array([{"x": 1}], dtype=object), logits=LOGITS)
         with pytest.raises(InputError, match=says):
             read_predictions(path)
+    np.savez(tmp_path / "whole.npz", targets=TARGETS, logits=LOGITS)
+    whole = (tmp_path / "whole.npz").read_bytes()
+    for k in (1, 100, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut.npz").write_bytes(whole[:k])
+        with pytest.raises(InputError, match="can't be read"):
+            read_predictions(tmp_path / "cut.npz")
+    for name, content in (("e.csv", b""), ("l.csv", "target,logit_é\n0,1\n".encode("latin-1")), ("p.parquet", b"PAR1"),
+                          ("s.safetensors", b"\x00" * 20)):  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match="can't be read"):
+            read_predictions(tmp_path / name)
     with pytest.raises(InputError, match="there is no file"):
         read_predictions(tmp_path / "none.csv")
 
@@ -129,7 +142,13 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ({"targets": [0, -1], "logits": [[0, 1], [1, 0]]}, "the target of example '1' is -1"),
         ({"targets": [0, 1], "probabilities": [[0.5, 0.5], [0.9, 0.5]]}, "of row 1 sum to 1.4, not 1"),
         ({"targets": [0, 1], "logits": [[0, 1]]}, "ask for scores"),
-        ({"targets": [], "logits": np.zeros((0, 2))}, "0 ids and 2 classes"),
+        (
+            {"targets": [1, 2], "logits": np.eye(3)[:2], "class_names": [1, 2, 3]},
+            "names or places of the classes 1, 2, 3",
+        ),
+        ({"targets": [1, 2], "logits": np.eye(3)[:2], "class_names": ["01", "02", "03"]}, "names or places"),
+        ({"targets": [0, 1], "logits": np.eye(2), "class_names": "aa"}, "a class is named twice"),
+        ({"targets": [], "logits": np.zeros((0, 2))}, "there are no examples"),
         ({"targets": [0, 1], "logits": [[0, 1], [1, 0]], "columns": {"a": [1]}}, "column 'a' has 1 values"),
     ],
 )
@@ -146,8 +165,23 @@ def test_certain_probabilities_stay_so() -> None:
     assert Predictions.of(torch.tensor([0, 1]), torch.tensor([[0.1], [0.2]])).scores.shape == (2, 2)
 
 
+def test_numbers_no_float_holds_stay_apart() -> None:
+    """Logits so large that probabilities are 1 still rank, and a confident mistake costs its logit."""
+    p = Predictions.of([0, 1], [40.0, 50.0])
+    assert evaluate(p, metrics=["auroc:1", "auroc:0"], resamples=100)["auroc:1"].value == 1
+    sure = Predictions.of([1, 0], [[45.0, 0.0, 1.0], [3.0, 1.0, 0.0]]).one_vs_rest("0")
+    loss = evaluate(sure, metrics=["log_loss"], resamples=100)["log_loss"].value
+    assert loss == pytest.approx((45 - np.log(1 + np.e) + np.log1p((1 + np.e) / np.e**3)) / 2, abs=1e-9)
+    assert Predictions.of([1], [[16777216, 16777217]]).predicted[0] == 1
+    names = tuple(map(str, range(300)))
+    few = Predictions(("a",), np.array([1], dtype=np.uint8), np.zeros((1, 300), np.float32), "t", names)
+    assert few.targets.dtype == np.int64
+    half = Predictions.of(torch.tensor([0]), torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16, requires_grad=True))
+    assert half.scores.tolist() == [[1, 2]]
+
+
 def mean_colour(images: np.ndarray) -> np.ndarray:
-    return images.mean((1, 2)) / 255
+    return np.asarray(images.mean((1, 2)) / 255)
 
 
 def test_any_function_of_a_batch_is_a_model(task: Task) -> None:

@@ -53,8 +53,10 @@ def test_report_of_one_example() -> None:
     report = evaluate(predictions([0], [0], 2), metrics="all")
     assert report["accuracy"].value == 1
     assert report["accuracy"].low == pytest.approx(0.2065, abs=1e-4)
-    absent = "1 of 2 classes have no examples, such as 'class 1'; 1 of 2 classes are never predicted, such as 'class 1'"
-    reasons = {"macro_f1": absent, "matthews": "targets or predictions are all of one class",
+    absent = "1 of 2 classes have no examples, such as 'class 1'"
+    unsaid = "1 of 2 classes are never predicted, such as 'class 1'"
+    reasons = {"macro_f1": absent, "macro_recall": absent, "balanced_accuracy": absent, "macro_precision": unsaid,
+               "matthews": "targets or predictions are all of one class",
                "macro_auroc": "2 of 2 classes have no examples, or no others, such as 'class 0'"}  # fmt: skip
     for name, reason in reasons.items():
         assert np.isnan(report[name].value)
@@ -95,7 +97,7 @@ def test_every_metric_equals_scikit_learns_by_name() -> None:
 @pytest.mark.parametrize("p", [scored(), scored(c=2), several()], ids=["classes", "two classes", "several labels"])
 def test_every_interval_holds_its_value_and_has_a_width(p: Predictions) -> None:
     for interval in ("percentile", "bca"):
-        report = evaluate(p, metrics="all", interval=interval, resamples=2000)  # type: ignore[arg-type]
+        report = evaluate(p, metrics="all", interval=interval, resamples=2000)
         assert set(report) == {name for name in ALL if applies(name, p)}
         for name, e in report.items():
             assert e.low < e.value < e.high, name
@@ -218,7 +220,8 @@ def test_a_calibrated_models_error_may_be_nil() -> None:
         ({"metrics": "accuracy"}, r"give a list of names, such as \['accuracy'\], or 'all'"),
         ({"interval": "normal"}, "interval is 'normal'"),
         ({"resamples": 10}, "resamples is 10; the ends"),
-        ({"metrics": ["top_9_accuracy"]}, "k is 9; with 4 classes"),
+        ({"metrics": ["top_9_accuracy"]}, "top_9_accuracy: with 4 classes, k lies in 1..4"),
+        ({"metrics": ["macro_f0"]}, "macro_f0: beta is 0"),
         ({"metrics": ["ece_mass"]}, "no metric 'ece_mass'"),
         ({"metrics": ["micro_auroc"]}, "no metric 'micro_auroc'"),
     ],

@@ -43,7 +43,7 @@ def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, n_classes: int)
             raise ValueError(f"{name} must be integers, got {labels.dtype}")
         if labels.min() < 0 or labels.max() >= n_classes:
             raise ValueError(f"{name} run from {labels.min()} to {labels.max()}; they must lie in 0..{n_classes - 1}")
-    cells = targets.astype(np.int64) * n_classes + predicted
+    cells = targets.astype(np.int64) * n_classes + predicted.astype(np.int64)
     return np.bincount(cells, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
@@ -71,7 +71,7 @@ def counts_of(confusion: np.ndarray | Counts) -> Counts:
 def accuracy(confusion: np.ndarray | Counts) -> np.ndarray:
     """Share of examples whose one label was right, from matrices (..., C, C) to (...)."""
     c = counts_of(confusion)
-    return _ratio(c.hits.sum(-1), c.n)
+    return ratio(c.hits.sum(-1), c.n)
 
 
 def balanced_accuracy(confusion: np.ndarray | Counts) -> np.ndarray:
@@ -122,7 +122,7 @@ def matthews(confusion: np.ndarray | Counts) -> np.ndarray:
     hits, actual, said, n = (np.asarray(v, dtype=np.float64) for v in c)
     covariance = hits.sum(-1) * n - (actual * said).sum(-1)
     spread = (n**2 - (actual**2).sum(-1)) * (n**2 - (said**2).sum(-1))
-    return _ratio(covariance, np.sqrt(np.maximum(spread, 0)))
+    return ratio(covariance, np.sqrt(np.maximum(spread, 0)))
 
 
 def cohen_kappa(confusion: np.ndarray | Counts) -> np.ndarray:
@@ -130,23 +130,29 @@ def cohen_kappa(confusion: np.ndarray | Counts) -> np.ndarray:
     c = counts_of(confusion)
     hits, actual, said, n = (np.asarray(v, dtype=np.float64) for v in c)
     by_chance = (actual * said).sum(-1)
-    return _ratio(n * hits.sum(-1) - by_chance, n**2 - by_chance)
+    return ratio(n * hits.sum(-1) - by_chance, n**2 - by_chance)
 
 
-def undefined_because(confusion: np.ndarray | Counts, class_names: tuple[str, ...]) -> str:
-    """Why a macro average over these counts is NaN, in words; empty if it is not."""
+def undefined_because(confusion: np.ndarray | Counts, class_names: tuple[str, ...], metric: str = "") -> str:
+    """Why an average of precision, recall or F over these counts is NaN, in words; empty if it is not."""
     c = counts_of(confusion)
-    absent = [class_names[i] for i in np.flatnonzero(c.actual == 0)]
-    unpredicted = [class_names[i] for i in np.flatnonzero(c.said == 0)]
+    absent, unpredicted = c.actual == 0, c.said == 0
+    if "recall" in metric or "accuracy" in metric:
+        unpredicted = unpredicted & False
+    elif "precision" in metric:
+        absent = absent & False
+    elif metric:  # an F score has a value for what is seen or predicted
+        absent, unpredicted = absent & unpredicted, unpredicted & False
     parts = [
-        f"{len(names)} of {len(class_names)} classes {what}, such as {names[0]!r}"
-        for names, what in ((absent, "have no examples"), (unpredicted, "are never predicted"))
-        if names
+        f"{int(mask.sum())} of {len(class_names)} classes {what}, such as {class_names[int(mask.argmax())]!r}"
+        for mask, what in ((absent, "have no examples"), (unpredicted, "are never predicted"))
+        if mask.any()
     ]
     return "; ".join(parts)
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Their quotient, NaN where there is nothing to divide by."""
     out = np.full(np.broadcast(numerator, denominator).shape, np.nan)
     np.divide(numerator, denominator, out=out, where=np.asarray(denominator) > 0)
     return out[()]
@@ -154,17 +160,17 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 def _averaged(counts: Counts, numerator: np.ndarray, denominator: np.ndarray, average: Average | None) -> np.ndarray:
     if average is None:
-        return _ratio(numerator, denominator)
+        return ratio(numerator, denominator)
     if average == "macro":
-        return np.asarray(_ratio(numerator, denominator).mean(-1))[()]
+        return np.asarray(ratio(numerator, denominator).mean(-1))[()]
     if average == "micro":
-        return _ratio(numerator.sum(-1), denominator.sum(-1))
+        return ratio(numerator.sum(-1), denominator.sum(-1))
     if average == "weighted":
         # A class without examples has no weight, so its undefined ratio takes no part.
-        terms = np.where(counts.actual > 0, counts.actual * _ratio(numerator, denominator), 0.0)
-        return _ratio(terms.sum(-1), counts.actual.sum(-1))
+        terms = np.where(counts.actual > 0, counts.actual * ratio(numerator, denominator), 0.0)
+        return ratio(terms.sum(-1), counts.actual.sum(-1))
     if average == "binary":
         if counts.actual.shape[-1] != 2:
             raise ValueError(f"average 'binary' is for two classes, this is a problem of {counts.actual.shape[-1]}")
-        return _ratio(numerator, denominator)[..., 1]
+        return ratio(numerator, denominator)[..., 1]
     raise ValueError(f"unknown average {average!r}; use 'macro', 'micro', 'weighted', 'binary' or None")

@@ -9,6 +9,8 @@ from scipy import sparse
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, ndtr
 
+from ptlib.metrics.ranking import truth_of
+
 Binning = Literal["width", "mass"]
 BINS = 15  # Guo et al. 2017
 
@@ -130,6 +132,7 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     One number cannot change which class is highest: accuracy stays. It lies in 0.01..100.
     """
     logits = np.asarray(logits, dtype=np.float64)
+    truth_of(targets, logits.shape[1])
 
     def loss(log_t: float) -> float:
         said = log_softmax(logits / np.exp(log_t), axis=1)
@@ -144,4 +147,5 @@ def _checked(targets: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray
         raise ValueError(f"probabilities {p.shape} must be (N, C), not empty, with targets (N,), got {targets.shape}")
     if not ((p >= 0) & (p <= 1 + 1e-9)).all():
         raise ValueError("probabilities must lie in 0..1 and not be NaN")
-    return targets, p
+    truth_of(targets, p.shape[1])
+    return targets, np.minimum(p, 1.0)

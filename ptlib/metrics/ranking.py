@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from ptlib.metrics.counts import Average
+from ptlib.metrics.counts import Average, ratio
 
 
 class Curve(NamedTuple):
@@ -30,21 +30,21 @@ class Curve(NamedTuple):
     @property
     def recall(self) -> np.ndarray:
         """True positive rate, NaN without examples of the class."""
-        return _divide(self.hits, self.positives[..., None])
+        return ratio(self.hits, self.positives[..., None])
 
     @property
     def false_alarm_rate(self) -> np.ndarray:
         """False positive rate, NaN without other examples."""
-        return _divide(self.alarms, self.negatives[..., None])
+        return ratio(self.alarms, self.negatives[..., None])
 
     @property
     def precision(self) -> np.ndarray:
-        return _divide(self.hits, self.hits + self.alarms)
+        return ratio(self.hits, self.hits + self.alarms)
 
 
 def curve(is_class: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> Curve:
     """What ROC and precision-recall curves are drawn from: `is_class` and `scores` (N,), `weights` (..., N) or none."""
-    is_class, scores = np.asarray(is_class).astype(bool), np.asarray(scores)
+    is_class, scores = np.asarray(is_class).astype(bool), np.asarray(scores, dtype=np.float64)
     _check_scores(is_class, scores)
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
     order = np.argsort(-scores, kind="stable")
@@ -93,11 +93,11 @@ class Ranking:
             positives, negatives = own.sum(0), others.sum(0)
             below = np.cumsum(others, axis=0)
             wins = (own * (below[:-1:2] + below[1::2])).sum(0) / 2  # others strictly below, and half of the tied
-            auroc[:, k] = _divide(wins, positives * negatives)
+            auroc[:, k] = ratio(wins, positives * negatives)
             above = own[::-1].cumsum(0)[::-1]  # own examples at or above each level
             false = negatives - below[:-1:2]  # others at or above it
-            found = _divide(above, above + false)
-            precision[:, k] = _divide(np.where(own > 0, own * found, 0.0).sum(0), positives)
+            found = ratio(above, above + false)
+            precision[:, k] = ratio(np.where(own > 0, own * found, 0.0).sum(0), positives)
             size[:, k] = positives
         return auroc, precision, size
 
@@ -110,7 +110,8 @@ class Ranking:
             own, others = self.sums[first:middle] @ ones, self.sums[middle:last] @ ones
             p, n = own.sum(), others.sum()
             if p == 0 or n == 0:
-                auroc[:, k] = precision[:, k] = np.nan
+                auroc[:, k] = np.nan
+                precision[:, k] = np.nan if p == 0 else 0.0
                 continue
             below = np.cumsum(others)
             beaten = (below[:-1:2] + below[1::2]) / 2
@@ -157,6 +158,7 @@ def top_k(targets: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
     """
     if not 1 <= k <= scores.shape[1]:
         raise ValueError(f"k is {k}; with {scores.shape[1]} classes it must lie in 1..{scores.shape[1]}")
+    truth_of(targets, scores.shape[1])
     own = np.take_along_axis(scores, targets[:, None], axis=1)
     earlier = np.arange(scores.shape[1]) < targets[:, None]
     rank = ((scores > own) | ((scores == own) & earlier)).sum(1)
@@ -166,6 +168,9 @@ def top_k(targets: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
 def truth_of(targets: np.ndarray, n_classes: int) -> np.ndarray:
     """Which class or label each example has, bool (N, C)."""
     targets = np.asarray(targets)
+    top = 1 if targets.ndim == 2 else n_classes - 1
+    if len(targets) and not np.isin(targets, np.arange(top + 1)).all():
+        raise ValueError(f"targets run from {targets.min()} to {targets.max()}; they must lie in 0..{top}")
     return targets.astype(bool) if targets.ndim == 2 else targets[:, None] == np.arange(n_classes)
 
 
@@ -177,14 +182,14 @@ def averaged(each: np.ndarray, actual: np.ndarray, average: Average | None) -> n
         return np.asarray(each.mean(-1))
     if average == "weighted":
         terms = np.where(actual > 0, actual * each, 0.0)
-        return _divide(terms.sum(-1), actual.sum(-1))
+        return ratio(terms.sum(-1), actual.sum(-1))
     if average == "binary" and each.shape[-1] == 2:
         return np.asarray(each[..., 1])
     raise ValueError(f"unknown average {average!r}; use 'macro', 'weighted', None, or 'binary' for two classes")
 
 
 def _one_vs_rest(targets: np.ndarray, scores: np.ndarray, average: Average | None, which: int) -> np.ndarray:
-    targets, scores = np.asarray(targets), np.asarray(scores)
+    targets, scores = np.asarray(targets), np.asarray(scores, dtype=np.float64)
     if scores.ndim == 1:
         scores = np.stack([-scores, scores], axis=1)
     truth = truth_of(targets, scores.shape[1])
@@ -198,9 +203,3 @@ def _check_scores(truth: np.ndarray, scores: np.ndarray) -> None:
         raise ValueError(f"targets {truth.shape} and scores {scores.shape} must be of one shape and not empty")
     if np.isnan(scores).any():
         raise ValueError(f"{int(np.isnan(scores).sum())} scores are NaN; a ranking needs numbers")
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    out = np.full(np.broadcast(numerator, denominator).shape, np.nan)
-    np.divide(numerator, denominator, out=out, where=np.asarray(denominator) > 0)
-    return out

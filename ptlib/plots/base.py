@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 PALETTE = sns.color_palette("colorblind")
+LINES = ("-", "--", "-.", ":")
 
 
 def axes(ax: Axes | None, width: float, height: float) -> Axes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -44,11 +45,11 @@ def class_counts(task: Task, ax: Axes | None = None) -> Axes:
 
 
 def mistakes(task: Task, predictions: Predictions, n: int = 18, columns: int = 6, ax: Axes | None = None) -> Axes:
-    """The wrong predictions a model was surest of, on the split of `task` they were made on."""
+    """The wrong predictions a model was surest of, found in `task` by their ids."""
     wrong = np.flatnonzero(predictions.predicted != predictions.targets)
     confidence = predictions.probabilities.max(axis=1)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:n]
-    split = next(s for s in task.splits if s.name == predictions.split)
+    pixels = {example: split.inputs[i] for split in task.splits for i, example in enumerate(split.ids)}
     names = task.class_names
     labels = [
         f"{names[predictions.targets[i]]}\nas {names[predictions.predicted[i]]} {confidence[i]:.2f}" for i in worst
@@ -57,4 +58,5 @@ def mistakes(task: Task, predictions: Predictions, n: int = 18, columns: int = 6
         ax = axes(ax, 4, 1)
         ax.axis("off")
         return ax
-    return images(split.inputs[worst], labels, columns=min(columns, len(worst)), ax=ax)
+    shown = torch.stack([pixels[predictions.ids[i]] for i in worst])
+    return images(shown, labels, columns=min(columns, len(worst)), ax=ax)

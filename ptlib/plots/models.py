@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from ptlib.comparison import Leaderboard
-from ptlib.plots.base import PALETTE, axes, plain
+from ptlib.plots.base import LINES, PALETTE, axes, plain
+from ptlib.stats import performance_profile
 
 
 def leaders(board: Leaderboard, ax: Axes | None = None) -> Axes:
@@ -19,7 +21,13 @@ def leaders(board: Leaderboard, ax: Axes | None = None) -> Axes:
     for i, (name, e) in enumerate(board.estimates.items()):
         face = PALETTE[0] if name == board.best or name in board.level else "white"
         ax.errorbar(
-            e.value, i, xerr=[[e.value - e.low], [e.high - e.value]], fmt="o", capsize=3, color=PALETTE[0], mfc=face
+            e.value,
+            i,
+            xerr=np.maximum([[e.value - e.low], [e.high - e.value]], 0),
+            fmt="o",
+            capsize=3,
+            color=PALETTE[0],
+            mfc=face,
         )
     ax.set_yticks(range(len(board.estimates)), [plain(name) for name in board.estimates])
     ax.set(xlabel=f"{board.metric.replace('_', ' ')}, with 95 % interval (filled: level with the best)")
@@ -28,7 +36,7 @@ def leaders(board: Leaderboard, ax: Axes | None = None) -> Axes:
 
 
 def differences(board: Leaderboard, ax: Axes | None = None) -> Axes:
-    """Row less column in points; a star where the two can be told apart after Holm's correction."""
+    """Row less column, times 100; a star where the two can be told apart after Holm's correction."""
     gaps, p = 100 * board.matrix(), board.p_values()
     side = 2.6 + 0.5 * len(gaps)
     ax = axes(ax, side + 2, side)
@@ -37,7 +45,7 @@ def differences(board: Leaderboard, ax: Axes | None = None) -> Axes:
     names, limit = [plain(name) for name in gaps], float(np.nanmax(np.abs(gaps.to_numpy())))
     sns.heatmap(gaps.to_numpy(), ax=ax, cmap="PuOr", center=0, vmin=-limit, vmax=limit, annot=np.array(text), fmt="",
                 annot_kws={"fontsize": 8}, xticklabels=names, yticklabels=names,
-                cbar_kws={"label": "row less column, points"})  # fmt: skip
+                cbar_kws={"label": "row less column, times 100"})  # fmt: skip
     ax.tick_params(labelsize=8)
     return ax
 
@@ -54,7 +62,7 @@ def pareto(frame: Any, cost: str, metric: str, best: str = "low", ax: Axes | Non
     keep = [i for i in order if front[i]]
     ax.plot(x[keep], y[keep], color="0.6", lw=1, drawstyle="steps-post" if best == "low" else "steps-pre")
     for i, name in enumerate(frame.index):
-        err = [[y[i] - frame["low"].iloc[i]], [frame["high"].iloc[i] - y[i]]]
+        err = np.maximum([[y[i] - frame["low"].iloc[i]], [frame["high"].iloc[i] - y[i]]], 0)
         ax.errorbar(x[i], y[i], yerr=err, fmt="o", capsize=3, color=PALETTE[0], mfc=PALETTE[0] if front[i] else "white")
         ax.annotate(plain(str(name)), (x[i], y[i]), xytext=(5, 4), textcoords="offset points", fontsize=7)
     ax.set(xscale="log", xlabel=cost, ylabel=metric)
@@ -65,15 +73,13 @@ def pareto(frame: Any, cost: str, metric: str, best: str = "low", ax: Axes | Non
 def on_front(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
     """Which of the points no other beats in one of low cost and high value without losing in the other, bool (N,)."""
     better = (cost[:, None] <= cost) & (value[:, None] >= value) & ((cost[:, None] < cost) | (value[:, None] > value))
-    return np.asarray(~better.any(0))
+    return np.asarray(~better.any(0) & ~np.isnan(value))
 
 
 def profiles(scores: Mapping[str, np.ndarray], thresholds: np.ndarray, ax: Axes | None = None) -> Axes:
     """Share of runs and tasks above each threshold: a curve that lies above another everywhere is better everywhere."""
-    from ptlib.stats import performance_profile
-
     ax = axes(ax, 6, 3.2)
-    for (name, s), color, line in zip(scores.items(), PALETTE, ("-", "--", "-.", ":") * 3, strict=False):
+    for (name, s), color, line in zip(scores.items(), cycle(PALETTE), cycle(LINES), strict=False):
         ax.plot(thresholds, performance_profile(s, thresholds), color=color, linestyle=line, label=plain(name))
     ax.set(xlabel="threshold", ylabel="share of runs and tasks above it", ylim=(0, 1.02))
     ax.legend(frameon=False, fontsize=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ptlib.train import History
 def learning_curves(histories: Mapping[str, History], metric: str = "accuracy", ax: Axes | None = None) -> Axes:
     """The val metric after each epoch of each history; dotted: a stage begins; ringed: what was kept."""
     ax = axes(ax, 7, 3.4)
-    for (name, history), color in zip(histories.items(), PALETTE, strict=False):
+    for (name, history), color in zip(histories.items(), cycle(PALETTE), strict=False):
         values = [row[f"val_{metric}"] for row in history.rows]
         exact = {stage.name for stage in history.stages if stage.optimizer == "lbfgs"}
         epochs = np.cumsum([row["stage"] not in exact for row in history.rows])

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.sparse import csr_matrix
 from scipy.special import ndtr, ndtri
 from scipy.stats import beta
+
+from ptlib.errors import InputError
 
 Bounds = tuple[float, float]
 
@@ -50,17 +53,16 @@ def resample(
     n, k = len(rows), int(rows.max()) + 1
     rng = np.random.default_rng(seed)
     if strata is not None and groups is not None:
-        raise ValueError("give strata or groups, not both: a group may lie in several strata")
+        raise InputError("give strata or groups, not both: a group may lie in several strata")
     if groups is not None:
         member = np.unique(groups, return_inverse=True)[1].ravel()
         n_groups = int(member.max()) + 1
         if n_groups < 2:
-            raise ValueError("all examples are in one group; whole groups are drawn, so there must be at least two")
-        from scipy.sparse import csr_matrix
-
+            raise InputError("all examples are in one group; whole groups are drawn, so there must be at least two")
         inside = csr_matrix((np.ones(n, np.int64), (member, rows)), shape=(n_groups, k))
         for drawn in resample(np.arange(n_groups), n_resamples, seed):
-            yield drawn @ inside
+            for part in np.array_split(drawn, -(-len(drawn) * k // 4_000_000)):
+                yield part @ inside
         return
     size = int(np.clip(1_000_000 // n, 4, 1024))
     low, high = np.zeros(n, np.int64), np.full(n, n, np.int64)

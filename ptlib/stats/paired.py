@@ -45,7 +45,7 @@ def permutation_p(observed: float, shuffled: np.ndarray) -> tuple[float, int]:
     defined = shuffled[~np.isnan(shuffled)]
     if np.isnan(observed) or len(defined) < 0.95 * len(shuffled):
         return np.nan, 0
-    as_large = int((np.abs(defined) >= abs(observed) - 1e-12).sum())
+    as_large = int((np.abs(defined) >= abs(observed) - 1e-12 * max(1.0, abs(observed))).sum())
     return (1 + as_large) / (1 + len(defined)), as_large
 
 
