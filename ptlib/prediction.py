@@ -14,10 +14,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ptlib.core import Split, Task
+from ptlib.arrays import as_array
 from ptlib.data.batches import fetch, resident
 from ptlib.errors import InputError
 from ptlib.models import Model
-from ptlib.results import Predictions, as_array
+from ptlib.results import Predictions
 from ptlib.runtime import autocast, choose_device, choose_precision, place
 
 EVAL_BATCH = 128

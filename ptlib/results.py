@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.special import log_expit, log_softmax, logsumexp
 
+from ptlib.arrays import as_array, class_indices, logits_of
 from ptlib.errors import InputError
 from ptlib.files import html_table, text_table, write_whole
 
@@ -84,9 +85,9 @@ class Predictions:
         if said.ndim == 2 and said.shape[1] == 1:
             said = said[:, 0]
         names = tuple(map(str, class_names)) if class_names is not None else None
-        y = _class_indices(as_array(targets), names)
+        y = class_indices(as_array(targets), names)
         if probabilities is not None:
-            said = _logits(said.astype(np.float64), several=y.ndim == 2)
+            said = logits_of(said.astype(np.float64), several=y.ndim == 2)
         if said.ndim == 1:
             said = np.stack([np.zeros_like(said), said], axis=1)
         if said.dtype not in (np.float32, np.float64):
@@ -172,46 +173,6 @@ class Predictions:
                 tuple(json.loads(header["ids"])), f.get_tensor("targets"), f.get_tensor("scores"),
                 header["split"], tuple(json.loads(header["class_names"])), columns,
             )  # fmt: skip
-
-
-def as_array(values: Any) -> np.ndarray:
-    """An array of NumPy, from any framework's; half precision that NumPy has not becomes float32."""
-    if hasattr(values, "detach"):  # torch
-        values = values.detach().cpu()
-        values = values.float() if values.dtype.is_floating_point and values.element_size() < 4 else values
-    return np.asarray(values)
-
-
-def _class_indices(targets: np.ndarray, names: tuple[str, ...] | None) -> np.ndarray:
-    """Targets as int64: names become their index, whole numbers stay."""
-    if targets.dtype.kind in "USO":
-        place = {name: i for i, name in enumerate(names or ())}
-        unknown = [str(t) for t in targets.ravel() if str(t) not in place]
-        if unknown:
-            raise InputError(f"target {unknown[0]!r} is no class; class_names are {', '.join(place) or 'not given'}")
-        return np.array([place[str(t)] for t in targets.ravel()], dtype=np.int64).reshape(targets.shape)
-    whole: np.ndarray = targets.astype(np.int64) if np.isfinite(targets).all() else targets
-    if not np.array_equal(whole, targets):
-        raise InputError(f"targets must be whole numbers, got for example {targets[whole != targets].ravel()[0]}")
-    numbers = [int(name) if name.isdecimal() else -1 for name in names or ()]
-    if whole.ndim == 1 and len(whole) and numbers != list(range(len(numbers))) and set(whole.tolist()) <= set(numbers):
-        raise InputError(
-            f"targets such as {whole[0]} may be names or places of the classes {', '.join((names or ())[:9])}; give "
-            "them as text, as the names stand"
-        )
-    return whole
-
-
-def _logits(p: np.ndarray, several: bool) -> np.ndarray:
-    """Scores that give these probabilities back; 0 and 1 stay within 1e-300 of themselves."""
-    if not ((p >= 0) & (p <= 1 + 1e-6)).all():
-        raise InputError("probabilities must lie in 0..1 and not be NaN; if these are logits, give them as logits")
-    if p.ndim == 2 and not several:
-        off = np.flatnonzero(np.abs(p.sum(1) - 1) > 1e-3)
-        if len(off):
-            raise InputError(f"the probabilities of row {off[0]} sum to {p[off[0]].sum():.4g}, not 1; are they logits?")
-        return np.asarray(np.log(np.maximum(p, 1e-300)))
-    return np.asarray(np.log(np.maximum(p, 1e-300)) - np.log(np.maximum(1 - p, 1e-300)))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
 
 # A module may import from floors below its own, and from its own floor what stands before it in the row.
 FLOORS = [
-    ["errors", "files", "core", "results", "reading", "params", "stages", "runtime", "stats", "metrics", "measures",
+    ["errors", "files", "arrays", "core", "results", "reading", "params", "stages", "runtime", "stats", "metrics", "measures",
      "resampling"],
     ["data", "kinds", "weights", "architectures", "checkpoints", "models"],
     ["prediction", "head", "step", "train", "runs"],
@@ -56,7 +56,7 @@ def test_imports_point_down() -> None:
 def test_files_stay_readable() -> None:
     lines = {p: len(p.read_text().splitlines()) for p in (ROOT / "ptlib").rglob("*.py")}
     assert max(lines.values()) <= 300, max(lines, key=lambda p: lines[p])
-    assert sum(lines.values()) < 6500
+    assert sum(lines.values()) < 7000
 
 
 def test_import_is_quick_beside_torch() -> None:
