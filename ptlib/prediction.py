@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ptlib.core import Split, Task
 from ptlib.arrays import as_array
+from ptlib.core import Split, Task
 from ptlib.data.batches import fetch, resident
 from ptlib.errors import InputError
 from ptlib.models import Model

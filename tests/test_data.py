@@ -246,6 +246,11 @@ def test_every_common_mode_becomes_the_rgb_one_sees(tmp_path: Path) -> None:
     assert (seen(deep, "x.tif") == expect).all()
 
 
+def test_red_is_the_first_channel(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.new("RGB", (20, 10), (250, 10, 20)))
+    assert images.to_square(images.decode(path), 8)[4, 4].tolist() == [250, 10, 20]
+
+
 def test_what_is_transparent_is_laid_on_white(tmp_path: Path) -> None:
     rgba = np.dstack([GRADIENT, np.full((32, 32), 255, np.uint8)])
     rgba[:16, :, 3] = 0

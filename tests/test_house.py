@@ -25,8 +25,8 @@ PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
 
 # A module may import from floors below its own, and from its own floor what stands before it in the row.
 FLOORS = [
-    ["errors", "files", "arrays", "core", "results", "reading", "params", "stages", "runtime", "stats", "metrics", "measures",
-     "resampling"],
+    ["errors", "files", "arrays", "core", "results", "reading", "params", "stages", "runtime", "stats", "metrics",
+     "measures", "resampling"],
     ["data", "kinds", "weights", "architectures", "checkpoints", "models"],
     ["prediction", "head", "step", "train", "runs"],
     ["report", "comparison", "decisions", "diagnosis", "plots"],

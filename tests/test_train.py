@@ -23,6 +23,7 @@ from ptlib.head import fit_head
 from ptlib.kinds import kind_of
 from ptlib.models import Model, build_model
 from ptlib.prediction import features, forward, predict
+from ptlib.report import evaluate
 from ptlib.stages import RECIPES, Stage, recipe
 from ptlib.step import Step, make_optimizer, schedule, set_mode
 from ptlib.train import find_lr, finetune
@@ -350,6 +351,13 @@ def test_predictions_do_not_depend_on_the_batch(tiny: Checkpoint, task: Task) ->
         np.testing.assert_allclose(part.scores, whole.scores, atol=1e-5)
         assert part.ids == whole.ids
     assert (predict(model.train(), task.test, task, batch_size=1000).scores == whole.scores).all()  # eval mode is set
+
+
+def test_the_score_on_val_is_the_reports(tiny: Checkpoint, task: Task) -> None:
+    model, history = run(tiny, task, [PROBE])
+    report = evaluate(predict(model, task.val, task, device="cpu", precision="fp32"), metrics=["accuracy", "log_loss"])
+    assert history.best["val_accuracy"] == pytest.approx(report["accuracy"].value, abs=1e-12)
+    assert history.best["val_loss"] == pytest.approx(report["log_loss"].value, abs=1e-5)
 
 
 def test_forward_keeps_the_order(tiny: Checkpoint, task: Task) -> None:
