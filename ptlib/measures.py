@@ -61,7 +61,8 @@ class OfSums:
     of: Callable[[np.ndarray], np.ndarray]
 
     def values(self, weights: np.ndarray) -> np.ndarray:
-        return self.of((self.features @ np.ascontiguousarray(weights.T, dtype=np.float64)).T)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.of((self.features @ np.ascontiguousarray(weights.T, dtype=np.float64)).T)
 
     def influence(self) -> np.ndarray:
         """By leaving out one example of each row."""

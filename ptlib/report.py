@@ -102,12 +102,11 @@ class Bootstrap:
 
     def _bootstrapped(self, statistic: Statistic) -> dict[str, Estimate]:
         r = affordable(statistic, self.p, self.resamples)
-        draws = stats.resample(statistic.rows, r, self.seed, self.strata, self.groups)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            resampled = np.concatenate([statistic.values(w) for w in draws])
-            counts = np.bincount(statistic.rows)
-            values = statistic.values(counts[None])[0]
-            influence = statistic.influence() if self.interval == "bca" else None
+        drawn = stats.resample(statistic.rows, r, self.seed, self.strata, self.groups, statistic.values)
+        resampled = np.concatenate(list(drawn))
+        counts = np.bincount(statistic.rows)
+        values = statistic.values(counts[None])[0]
+        influence = statistic.influence() if self.interval == "bca" else None
         place = {name: k for k, name in enumerate(statistic.names)}
         found = {}
         for k, name in enumerate(statistic.names):

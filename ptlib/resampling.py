@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from scipy import sparse
 
@@ -22,11 +20,11 @@ def paired_bootstrap(
     kinds, rows = np.unique(np.stack([s.rows for s in statistics], 1), axis=0, return_inverse=True)
     onto = [_onto(kinds[:, m], s) for m, s in enumerate(statistics)]
     r = affordable(statistics[0], parts[0], resamples, len(parts))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.concatenate([
-            np.concatenate([s.values(drawn @ o) for s, o in zip(statistics, onto, strict=True)], axis=1)
-            for drawn in stats.resample(rows.ravel(), r, seed, groups=groups)
-        ])  # fmt: skip
+
+    def each(drawn: np.ndarray) -> np.ndarray:
+        return np.concatenate([s.values(drawn @ o) for s, o in zip(statistics, onto, strict=True)], axis=1)
+
+    return np.concatenate(list(stats.resample(rows.ravel(), r, seed, groups=groups, of=each)))
 
 
 def shuffles(pair: list[Predictions], metric: str, n: int, seed: int, groups: np.ndarray | None) -> np.ndarray:
@@ -35,31 +33,26 @@ def shuffles(pair: list[Predictions], metric: str, n: int, seed: int, groups: np
     kinds, rows = np.unique(statistic.rows.reshape(2, -1).T, axis=0, return_inverse=True)
     here, there = (_onto(kinds[:, m], statistic) for m in range(2))
     all_of = np.bincount(rows.ravel())
-    differences = []
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for swapped in _swaps(rows.ravel(), all_of, affordable(statistic, pair[0], n, 4), seed, groups):
-            a = (all_of - swapped) @ here + swapped @ there
-            b = (all_of - swapped) @ there + swapped @ here
-            differences.append(statistic.values(a)[:, 0] - statistic.values(b)[:, 0])
-    return np.concatenate(differences)
-
-
-def _swaps(rows: np.ndarray, counts: np.ndarray, n: int, seed: int, groups: np.ndarray | None) -> Iterator[np.ndarray]:
-    """How many examples of each distinct row change sides: (r, K), chunk by chunk."""
-    rng = np.random.default_rng(seed)
-    size = int(np.clip(1_000_000 // len(counts), 4, 1024))
     inside = None
     if groups is not None:
         member = np.unique(groups, return_inverse=True)[1].ravel()
-        inside = sparse.csr_matrix((np.ones(len(rows), np.int64), (member, rows)))
-    for start in range(0, n, size):
-        r = min(size, n - start)
-        if inside is None and counts.max() == 1:
-            yield rng.integers(0, 2, (r, len(counts)))
-        elif inside is None:
-            yield rng.binomial(counts, 0.5, (r, len(counts)))
-        else:
-            yield rng.integers(0, 2, (r, inside.shape[0])) @ inside
+        inside = sparse.csr_matrix((np.ones(len(rows), np.int64), (member, rows.ravel())))
+
+    def swapped(rng: np.random.Generator, r: int) -> np.ndarray:
+        """How many examples of each distinct row change sides: (r, K)."""
+        if inside is not None:
+            return np.asarray(rng.integers(0, 2, (r, inside.shape[0])) @ inside)
+        if all_of.max() == 1:
+            return rng.integers(0, 2, (r, len(all_of)))
+        return rng.binomial(all_of, 0.5, (r, len(all_of)))
+
+    def difference(swaps: np.ndarray) -> np.ndarray:
+        a = (all_of - swaps) @ here + swaps @ there
+        b = (all_of - swaps) @ there + swaps @ here
+        return np.asarray(statistic.values(a)[:, 0] - statistic.values(b)[:, 0])
+
+    r = affordable(statistic, pair[0], n, 4)
+    return np.concatenate(list(stats.chunks(r, len(statistic.rows), seed, swapped, difference)))
 
 
 def _onto(rows: np.ndarray, statistic: Statistic) -> sparse.csr_matrix:

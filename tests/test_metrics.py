@@ -52,7 +52,7 @@ def quietly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
 
-@CASES
+@settings(max_examples=150, deadline=None)
 @given(labels())
 def test_confusion_metrics_equal_scikit_learns_where_both_are_defined(data: Labels) -> None:
     y, z, c = data
@@ -98,7 +98,7 @@ def test_agreement_beyond_chance_equals_scikit_learns(data: Labels) -> None:
         assert metrics.balanced_accuracy(matrix) == pytest.approx(sk.balanced_accuracy_score(y, z), abs=1e-12)
 
 
-@CASES
+@settings(max_examples=150, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 4), st.integers(0, 2**31))
 def test_several_labels_equal_scikit_learns(n: int, c: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -42,50 +44,71 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Bounds:
 
 
 def resample(
-    rows: np.ndarray, n_resamples: int, seed: int, strata: np.ndarray | None = None, groups: np.ndarray | None = None
-) -> Iterator[np.ndarray]:
+    rows: np.ndarray, n_resamples: int, seed: int, strata: np.ndarray | None = None, groups: np.ndarray | None = None,
+    of: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Iterator[np.ndarray]:  # fmt: skip
     """How often each distinct row is drawn when examples are drawn with replacement: counts (r, K), chunk by chunk.
 
     `rows` (N,) says which of K rows an example shows: examples that no statistic tells apart may share one. Then their
     counts are multinomial, and are drawn at a cost that does not grow with N where K is small. `strata` (N,) keeps the
     number of examples of each stratum; `groups` (N,) draws whole groups (a patient, a video), so that n varies.
+
+    With `of`, a function of such counts, its values are given instead, computed in threads.
     """
-    n, k = len(rows), int(rows.max()) + 1
-    rng = np.random.default_rng(seed)
-    if strata is not None and groups is not None:
-        raise InputError("give strata or groups, not both: a group may lie in several strata")
+    k = int(rows.max()) + 1
+    inside = None
     if groups is not None:
+        if strata is not None:
+            raise InputError("give strata or groups, not both: a group may lie in several strata")
         member = np.unique(groups, return_inverse=True)[1].ravel()
-        n_groups = int(member.max()) + 1
-        if n_groups < 2:
+        inside = csr_matrix((np.ones(len(rows), np.int64), (member, rows)))
+        if inside.shape[0] < 2:
             raise InputError("all examples are in one group; whole groups are drawn, so there must be at least two")
-        inside = csr_matrix((np.ones(n, np.int64), (member, rows)), shape=(n_groups, k))
-        for drawn in resample(np.arange(n_groups), n_resamples, seed):
-            for part in np.array_split(drawn, -(-len(drawn) * k // 4_000_000)):
-                yield part @ inside
-        return
-    size = int(np.clip(1_000_000 // n, 4, 1024))
-    low, high = np.zeros(n, np.int64), np.full(n, n, np.int64)
-    shown = rows
+        rows = np.arange(inside.shape[0])
+
+    def draw(rng: np.random.Generator, r: int) -> np.ndarray:
+        counts = _draw(rows, r, rng, strata)
+        return counts if inside is None else np.asarray(counts @ inside)
+
+    return chunks(n_resamples, max(len(rows), k), seed, draw, of)
+
+
+def chunks(
+    n: int, width: int, seed: int, draw: Callable[[np.random.Generator, int], np.ndarray],
+    of: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """`of` of n drawn rows of some `width`, so many at a time as a processor likes, in threads; what is drawn itself
+    where there is no `of`. Each chunk has a generator of its own, so the threads' number changes nothing."""
+    size = int(np.clip(1_000_000 // width, 4, 1024))
+
+    def chunk(start: int) -> np.ndarray:
+        return draw(np.random.default_rng([seed, start]), min(size, n - start))
+
+    starts = range(0, n, size)
+    if of is None:
+        return map(chunk, starts)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return iter(list(pool.map(lambda start: of(chunk(start)), starts)))
+
+
+def _draw(rows: np.ndarray, r: int, rng: np.random.Generator, strata: np.ndarray | None) -> np.ndarray:
+    n, k = len(rows), int(rows.max()) + 1
+    if strata is None and 10 * k < n:
+        return rng.multinomial(n, np.bincount(rows) / n, size=r)
+    low, high = np.zeros(n, np.int64), np.full(n, n)
     if strata is not None:
         order = np.argsort(strata, kind="stable")
         first, number = np.unique(strata[order], return_index=True, return_counts=True)[1:]
-        low, high, shown = np.repeat(first, number), np.repeat(first + number, number), rows[order]
-    counts = np.bincount(rows, minlength=k)
-    for start in range(0, n_resamples, size):
-        r = min(size, n_resamples - start)
-        if strata is None and 10 * k < n:
-            yield rng.multinomial(n, counts / n, size=r)
-            continue
-        parts = []
-        step = max(1, 80_000 // n)  # so that what is drawn stays in the processor's cache
-        for begin in range(0, r, step):
-            m = min(step, r - begin)
-            drawn = rng.integers(0, n, (m, n)) if strata is None else rng.integers(low, high, (m, n))
-            cells = shown[drawn]
-            cells += (np.arange(m) * k)[:, None]
-            parts.append(np.bincount(cells.ravel(), minlength=m * k).reshape(m, k))
-        yield np.concatenate(parts)
+        low, high, rows = np.repeat(first, number), np.repeat(first + number, number), rows[order]
+    parts = []
+    step = max(1, 80_000 // n)  # so that what is drawn stays in the processor's cache
+    for begin in range(0, r, step):
+        m = min(step, r - begin)
+        drawn = rng.integers(0, n, (m, n)) if strata is None else rng.integers(low, high, (m, n))
+        cells = rows[drawn]
+        cells += (np.arange(m) * k)[:, None]
+        parts.append(np.bincount(cells.ravel(), minlength=m * k).reshape(m, k))
+    return np.concatenate(parts)
 
 
 def percentile(resamples: np.ndarray, level: float = 0.95) -> Bounds:
