@@ -152,7 +152,7 @@ def test_another_test_set_shows_a_difference_where_it_was_foretold(gain: float) 
         survived.append(c.survives)
         same.append(other.difference.value * c.difference.value > 0)
     assert 0.91 < np.mean(held) < 0.985
-    assert np.mean(np.array(survived) & ~np.array(same)) < 0.03  # foretold, and not so
+    assert np.mean(np.array(survived) & ~np.array(same)) < 0.06  # foretold, and not so: 5 % at most, and chance
     assert np.mean(survived) > 0.5 or gain < 0.8
 
 

@@ -17,7 +17,7 @@ from ptlib.metrics import Ranking
 
 Labels = tuple[np.ndarray, np.ndarray, int]
 Scores = tuple[np.ndarray, np.ndarray]
-CASES = settings(max_examples=300, deadline=None)
+CASES = settings(max_examples=200, deadline=None)
 
 
 @st.composite
