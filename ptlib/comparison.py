@@ -49,10 +49,14 @@ class Comparison:
     p_adjusted: float | None = None
 
     @property
+    def p(self) -> float:
+        """The p-value, adjusted if there are several comparisons."""
+        return self.p_value if self.p_adjusted is None else self.p_adjusted
+
+    @property
     def better(self) -> str | None:
         """The one that is better, None where the test can't tell (p, adjusted if there are several, above 0.05)."""
-        p = self.p_value if self.p_adjusted is None else self.p_adjusted
-        if not p <= 0.05 or self.difference.value == 0:
+        if not self.p <= 0.05 or self.difference.value == 0:
             return None
         return self.a if (self.difference.value > 0) != lower_is_better(self.metric) else self.b
 
@@ -128,7 +132,7 @@ class Leaderboard:
 
     def p_values(self) -> Any:
         """Holm's adjusted p-values as a pandas DataFrame."""
-        return self._square(lambda c: c.p_value if c.p_adjusted is None else c.p_adjusted, 1)
+        return self._square(lambda c: c.p, 1)
 
     def frame(self) -> Any:
         """A row for each pair as a pandas DataFrame: the difference, its interval, p-values, what comes next."""
@@ -136,7 +140,7 @@ class Leaderboard:
 
         rows = [
             {"pair": f"{c.a} - {c.b}", "difference": c.difference.value, "low": c.difference.low,
-             "high": c.difference.high, "p": c.p_value, "p, Holm": c.p_adjusted, "next test set, low": c.another[0],
+             "high": c.difference.high, "p": c.p_value, "p, Holm": c.p, "next test set, low": c.another[0],
              "next test set, high": c.another[1], "survives": c.survives}
             for c in self.comparisons
         ]  # fmt: skip
@@ -282,5 +286,4 @@ def _against(c: Comparison) -> str:
     if math.isnan(c.difference.low):
         return "can't be compared"
     worse = "worse" if c.better else "can't be told apart"
-    p = c.p_value if c.p_adjusted is None else c.p_adjusted
-    return f"{worse}, p = {p:.2g}"
+    return f"{worse}, p = {c.p:.2g}"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ptlib.comparison import Leaderboard
 from ptlib.plots.base import LINES, PALETTE, axes, plain
@@ -51,7 +52,7 @@ def differences(board: Leaderboard, ax: Axes | None = None) -> Axes:
 
 
 def pareto(frame: Any, cost: str, metric: str, best: str = "low", ax: Axes | None = None) -> Axes:
-    """Metric with interval against a cost, logarithmic, and the front: models that none beats in both.
+    """Metric with interval against a cost, and the front: models that none beats in both.
 
     `frame` has columns `cost`, `metric`, `low`, `high`; `best` says whether a low or a high cost is good.
     """
@@ -64,9 +65,16 @@ def pareto(frame: Any, cost: str, metric: str, best: str = "low", ax: Axes | Non
     for i, name in enumerate(frame.index):
         err = np.maximum([[y[i] - frame["low"].iloc[i]], [frame["high"].iloc[i] - y[i]]], 0)
         ax.errorbar(x[i], y[i], yerr=err, fmt="o", capsize=3, color=PALETTE[0], mfc=PALETTE[0] if front[i] else "white")
-        ax.annotate(plain(str(name)), (x[i], y[i]), xytext=(5, 4), textcoords="offset points", fontsize=7)
-    ax.set(xscale="log", xlabel=cost, ylabel=metric)
-    ax.margins(x=0.3)
+        right = x[i] > np.sqrt(x.min() * x.max())
+        at, side = (-5, "right") if right else (5, "left")
+        ax.annotate(plain(str(name)), (x[i], y[i]), (at, 4), textcoords="offset points", fontsize=7, ha=side)
+    ax.set(xlabel=cost.replace("_", " "), ylabel=metric.replace("_", " "))
+    if x.max() > 10 * x.min():
+        ax.set_xscale("log")
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_formatter(EngFormatter())
+    ax.margins(x=0.2)
     return ax
 
 
