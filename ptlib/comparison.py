@@ -23,10 +23,10 @@ from ptlib.results import Estimate, Predictions
 class Comparison:
     """What one test set says of A against B; `difference` is A less B, in the metric's own unit.
 
-    `p_value` comes from McNemar's exact test where the metric is a share of examples, else from `shuffles` exchanges
-    of the two models' answers, of which `as_large` gave a difference as large. `only_a` and `only_b` count examples
-    that one alone got right, `odds` is their ratio with its exact interval. `another` holds, in 95 of
-    100 cases, the difference that another test set of this size will show; `smallest` is the smallest difference of
+    `p_value` comes from McNemar's exact test where the metric is a share of independent examples, else from `shuffles`
+    exchanges of the two models' answers, of which `as_large` gave a difference as large. `only_a` and `only_b` count
+    examples that one alone got right, `odds` is their ratio with its exact interval. `another` holds, in 95 of 100
+    cases, the difference that another test set of this size will show; `smallest` is the smallest difference of
     accuracies that this size shows in four of five cases.
     """
 
@@ -83,7 +83,7 @@ class Comparison:
             return f"{self.better} is better than {other} by {size}, {interval}; {shuffled} ({p})."
         ahead, behind = (self.a, self.b) if (d.value > 0) != lower_is_better(self.metric) else (self.b, self.a)
         seen = "" if math.isnan(self.smallest) else (
-            f" With {self.n:,} examples, differences from {100 * self.smallest:.2g} points up would be seen."
+            f" With {self.n:,} examples, four of five differences of {100 * self.smallest:.2g} points would be seen."
         )  # fmt: skip
         return f"{ahead} and {behind} can't be told apart: {size}, {interval}; {shuffled} ({p}).{seen}"
 
@@ -98,7 +98,7 @@ class Leaderboard:
     metric: str
     n: int
     estimates: dict[str, Estimate]
-    chance_best: dict[str, float]
+    led: dict[str, float]
     comparisons: tuple[Comparison, ...]
 
     def __getitem__(self, pair: tuple[str, str]) -> Comparison:
@@ -117,13 +117,13 @@ class Leaderboard:
         return [name for name in self.estimates if name != self.best and self[self.best, name].better is None]
 
     def table(self) -> list[tuple[str, ...]]:
-        rows: list[tuple[str, ...]] = [("model", self.metric.replace("_", " "), "95 % interval", "chance to be best",
+        rows: list[tuple[str, ...]] = [("model", self.metric.replace("_", " "), "95 % interval", "led in",
                                         "against the best")]  # fmt: skip
         for name, e in self.estimates.items():
             against = "" if name == self.best else _against(self[self.best, name])
             interval = "none" if math.isnan(e.low) else f"{e.low:.3f} to {e.high:.3f}"
             value = "undefined" if math.isnan(e.value) else f"{e.value:.3f}"
-            rows.append((name, value, interval, f"{self.chance_best[name]:.2f}", against))
+            rows.append((name, value, interval, f"{self.led[name]:.0%} of resamples", against))
         return rows
 
     def matrix(self) -> Any:
@@ -141,7 +141,8 @@ class Leaderboard:
         rows = [
             {"pair": f"{c.a} - {c.b}", "difference": c.difference.value, "low": c.difference.low,
              "high": c.difference.high, "p": c.p_value, "p, Holm": c.p, "next test set, low": c.another[0],
-             "next test set, high": c.another[1], "survives": c.survives}
+             "next test set, high": c.another[1], "survives": c.survives,
+             "odds": c.odds.value, "odds, low": c.odds.low, "odds, high": c.odds.high}
             for c in self.comparisons
         ]  # fmt: skip
         return pd.DataFrame(rows).set_index("pair")
@@ -171,7 +172,8 @@ def compare(
 ) -> Comparison:  # fmt: skip
     """A against B on the same examples, by any metric of `ptlib.measures`; printed, it is one plain sentence.
 
-    The interval of the difference is the percentile bootstrap of examples, drawn for both at once. `groups` draws and
+    The interval of the difference is the percentile bootstrap (of calibration errors the pivotal) of examples, drawn
+    for both at once. `groups` draws and
     exchanges whole groups. InputError if the two were not made on the same examples with the same targets.
     """
     return leaderboard(dict(zip(names, (a, b), strict=True)), metric, seed=seed, resamples=resamples, groups=groups)[
@@ -187,7 +189,10 @@ def leaderboard(
     if resamples < 100:
         raise InputError(f"resamples is {resamples}; the ends of an interval need at least 100, better 10,000")
     if len(runs) < 2:
-        raise InputError(f"there is only {', '.join(runs) or 'nothing'} to compare; give at least two")
+        raise InputError(
+            f"there is only {', '.join(runs) or 'nothing'} to compare; give at least two (runs that differ in nothing "
+            "but their seed count as one)"
+        )
     found = aligned(runs)
     first = next(iter(found.values()))
     labels = group_labels(first, groups)

@@ -10,6 +10,7 @@ import numpy as np
 from ptlib import stats
 from ptlib.errors import InputError
 from ptlib.metrics import Curve, curve
+from ptlib.report import group_labels
 from ptlib.results import Estimate, Predictions
 
 GRID = np.linspace(0, 1, 201)
@@ -40,14 +41,19 @@ class CostCurve(NamedTuple):
         return float("inf") if k == 0 else (float(self.thresholds[k]) + float(below)) / 2
 
 
-def roc(predictions: Predictions, class_name: str, resamples: int = 1000, seed: int = 0) -> Band:
+def roc(
+    predictions: Predictions, class_name: str, resamples: int = 1000, seed: int = 0, groups: str | None = None
+) -> Band:
     """True positive rate at each false positive rate, interpolated between the points of the data."""
-    return _band(predictions, class_name, resamples, seed, _roc_on_grid, ("false positive rate", "true positive rate"))
+    labels = ("false positive rate", "true positive rate")
+    return _band(predictions, class_name, resamples, seed, groups, _roc_on_grid, labels)
 
 
-def precision_recall(predictions: Predictions, class_name: str, resamples: int = 1000, seed: int = 0) -> Band:
+def precision_recall(
+    predictions: Predictions, class_name: str, resamples: int = 1000, seed: int = 0, groups: str | None = None
+) -> Band:
     """Precision at each recall: that of the highest threshold which reaches it, not interpolated."""
-    return _band(predictions, class_name, resamples, seed, _precision_on_grid, ("recall", "precision"))
+    return _band(predictions, class_name, resamples, seed, groups, _precision_on_grid, ("recall", "precision"))
 
 
 def cost_curve(predictions: Predictions, class_name: str, miss: float, alarm: float) -> CostCurve:
@@ -61,17 +67,21 @@ def cost_curve(predictions: Predictions, class_name: str, miss: float, alarm: fl
 
 def cost_at(
     predictions: Predictions, class_name: str, threshold: float, miss: float, alarm: float, resamples: int = 10_000,
-    seed: int = 0,
+    seed: int = 0, groups: str | None = None,
 ) -> Estimate:  # fmt: skip
     """The mean cost an example at a threshold that was chosen elsewhere, with its percentile bootstrap."""
     _check_costs(miss, alarm)
     is_class, score = _one_class(predictions, class_name)
     kinds = 2 * is_class + (score >= threshold)  # 0 right no, 1 false alarm, 2 miss, 3 found
     price = np.array([0, alarm, miss, 0.0])
-    counts = np.bincount(kinds, minlength=4)
-    drawn = np.random.default_rng(seed).multinomial(len(kinds), counts / len(kinds), size=resamples)
-    low, high = stats.percentile(drawn @ price / len(kinds))
-    return Estimate(float(price[kinds].mean()), low, high, f"percentile bootstrap, {resamples:,} resamples")
+    labels = group_labels(predictions, groups)
+    prices = price[: kinds.max() + 1]
+    drawn = stats.resample(kinds, resamples, seed, groups=labels, of=lambda w: w @ prices / w.sum(1))
+    value, (low, high) = float(price[kinds].mean()), stats.percentile(np.concatenate(list(drawn)))
+    reason = None
+    if low == high:
+        low, high, reason = np.nan, np.nan, "all resamples have this value"
+    return Estimate(value, low, high, f"percentile bootstrap, {resamples:,} resamples", reason=reason)
 
 
 def _one_class(p: Predictions, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -90,18 +100,15 @@ def _check_costs(miss: float, alarm: float) -> None:
 
 
 def _band(
-    p: Predictions,
-    name: str,
-    resamples: int,
-    seed: int,
-    on_grid: Callable[[Curve], np.ndarray],
+    p: Predictions, name: str, resamples: int, seed: int, groups: str | None, on_grid: Callable[[Curve], np.ndarray],
     labels: tuple[str, str],
-) -> Band:
+) -> Band:  # fmt: skip
     is_class, score = _one_class(p, name)
-    drawn = np.concatenate([
-        on_grid(curve(is_class, score, w)) for w in stats.resample(np.arange(len(p)), resamples, seed)
-    ])  # fmt: skip
-    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
+    drawn = stats.resample(
+        np.arange(len(p)), resamples, seed, groups=group_labels(p, groups),
+        of=lambda w: on_grid(curve(is_class, score, w)),
+    )  # fmt: skip
+    low, high = np.nanquantile(np.concatenate(list(drawn)), [0.025, 0.975], axis=0)
     return Band(GRID, on_grid(curve(is_class, score, np.ones((1, len(p)))))[0], low, high, *labels)
 
 

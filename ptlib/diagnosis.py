@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -12,7 +13,7 @@ from scipy.stats import fisher_exact
 from ptlib import stats
 from ptlib.errors import InputError
 from ptlib.measures import prepare
-from ptlib.report import evaluate
+from ptlib.report import Bootstrap
 from ptlib.results import Predictions
 
 CONFIDENCE_STEPS = (0.0, 0.5, 0.7, 0.9, 0.99, 1.0)
@@ -65,7 +66,7 @@ def _slices(p: Predictions, by: str | Sequence[Any]) -> tuple[list[str], np.ndar
 
 
 def likely_label_errors(predictions: Predictions) -> Any:
-    """Examples whose given label is likely wrong, the likeliest first, as a pandas DataFrame (row, id, given, likely).
+    """Examples whose given label is likely wrong, worst first: a pandas DataFrame of row, id, given, likely, margin.
 
     Confident learning (Northcutt, Jiang and Chuang 2021): a class's threshold is the mean probability that examples
     labelled so are given of it. An example confident of a class, at or above its threshold, and of another one than
@@ -103,7 +104,8 @@ def coverage(
     """How often `evaluate`'s 95 % intervals hold the truth, by simulation, as a pandas DataFrame.
 
     These predictions are the population, so the truth is known; `trials` samples of `n` examples are drawn from it.
-    `how` goes to `evaluate`. A share of 200 trials is itself uncertain by some 3 points: `low` and `high` say how far.
+    `how` is `interval` and `stratified`, as for `evaluate`. A share of 200 trials is itself uncertain by some 3 points:
+    `low` and `high` say how far. Samples on which a metric has no interval are not counted in `trials`.
     """
     import pandas as pd
 
@@ -120,7 +122,7 @@ def coverage(
             tuple(map(str, range(n))), predictions.targets[rows], predictions.scores[rows], "sample",
             predictions.class_names, {k: tuple(v[i] for i in rows) for k, v in predictions.columns.items()},
         )  # fmt: skip
-        report = evaluate(drawn, metrics=metrics, resamples=resamples, seed=trial, **how)
+        report = Bootstrap(drawn, resamples=resamples, seed=trial, **how).estimates(metrics)
         for name in metrics:
             e = report[name]
             if not np.isnan(e.low):
@@ -132,6 +134,7 @@ def coverage(
         k = int(defined[name])
         low, high = stats.wilson(int(held[name]), k) if k else (np.nan, np.nan)
         share, mean = (held[name] / k, width[name] / k) if k else (np.nan, np.nan)
-        rows_out.append({"metric": name, "method": report[name].method.split(",")[0], "truth": truth[name],
-                         "coverage": share, "low": low, "high": high, "width": mean, "trials": k})  # fmt: skip
+        method = re.sub(r", [\d,]+ resamples$", "", report[name].method)
+        row = {"metric": name, "method": method, "truth": truth[name], "coverage": share, "low": low, "high": high}
+        rows_out.append({**row, "width": mean, "trials": k})
     return pd.DataFrame(rows_out).set_index("metric")

@@ -75,12 +75,14 @@ def _from_table(path: Path, frame: Any, split: str) -> Predictions:
     if len(kinds) > 1:
         raise InputError(f"{path} mixes logits and probabilities; keep one of the two")
     names = [m[2] for m in found.values()]
+    if len(names) < 2:
+        raise InputError(f"{path} has scores of one class, {names[0]!r}; give a column for each, at least two")
     frame = frame.set_axis(columns, axis=1)
     try:
         scores = frame[list(found)].to_numpy().astype(np.float64)
     except (ValueError, TypeError) as e:
         raise InputError(f"{path}: a score is no number: {e}") from None
-    targets: Any = [str(t).removesuffix(".0") for t in frame[target]]
+    targets: Any = [t if t in names else t.removesuffix(".0") for t in map(str, frame[target])]
     unknown = next((t for t in targets if t not in names), None)
     if unknown is not None:  # then all are numbers, and 0 is the first score column's class
         wrong = next((t for t in targets if not t.isdigit()), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -30,14 +30,16 @@ def evaluate(
     resamples: int = RESAMPLES,
     stratified: bool = False,
     groups: str | Sequence[Any] | np.ndarray | None = None,
-    **provenance: Any,
+    provenance: Mapping[str, Any] | None = None,
 ) -> Report:
     """Metrics with 95 % intervals, and precision, recall and F1 by class; names as `ptlib.measures` lists them.
 
-    Shares of examples (accuracy, top-k; precision and recall of a class) have Wilson's interval; calibration errors a
-    pivotal bootstrap, since they are biased upwards; the others the percentile or BCa bootstrap. `stratified` keeps
-    the number of examples of each class; `groups`, a column's name or a label for each example, draws whole groups,
-    where examples of one patient, scene or author are not independent; everything is then bootstrapped.
+    Shares of examples (accuracy, top-k; precision and recall of a class) have Wilson's interval; the others the
+    percentile or BCa bootstrap. Calibration errors are biased upwards, so theirs is pivotal, whatever `interval` says,
+    and reaches down to 0 where a model that is right as often as it says would show an error as large. `stratified`
+    keeps the number of examples of each class; `groups`, a column's name or a label for each example, draws whole
+    groups, where examples of one patient, scene or author are not independent; everything is then bootstrapped.
+    `selected_on` says what was chosen on what; `provenance` is kept with the report.
     """
     if interval not in ("percentile", "bca"):
         raise InputError(f"interval is {interval!r}; it must be percentile or bca")
@@ -53,7 +55,7 @@ def evaluate(
     matrix = confusion_of(predictions)
     chosen = {name: found[name] for name in names}
     return Report(
-        chosen, len(predictions), predictions.split, per_class, matrix, classes, selected_on, dict(provenance)
+        chosen, len(predictions), predictions.split, per_class, matrix, classes, selected_on, dict(provenance or {})
     )
 
 
@@ -136,7 +138,7 @@ class Bootstrap:
                 low = high = math.nan
                 reason = "all resamples have this value, so they say nothing of its uncertainty"
             elif math.isnan(low):
-                reason = "undefined in over 5 % of resamples"
+                reason = "undefined in over 5 % of resamples, which lack a class; stratified=True keeps all"
                 if np.isnan(column).mean() <= 0.05:
                     reason = "BCa fails: all resamples lie on one side of it, or an example's influence is undefined"
             found[name] = Estimate(value, low, high, method, reason=reason)

@@ -177,7 +177,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval: `low` to `high` at `level`, made by `method`. NaN carries its `reason`."""
+    """A number with its interval, `low` to `high` at `level`, made by `method`; `reason` says why either is NaN."""
 
     value: float
     low: float

@@ -50,7 +50,7 @@ def save_run(
     key = json.dumps([dict(parameters), provenance["task"]["fingerprint"]], sort_keys=True, default=str)
     short = hashlib.sha256(key.encode()).hexdigest()[:8]
     checkpoint = Path(model.checkpoint.name).stem if model.checkpoint.path else model.checkpoint.name
-    name = run_name or _slug(f"{notebook}-{task.name}-{checkpoint}-{short}")
+    name = run_name or slug(f"{notebook}-{task.name}-{checkpoint}-{short}")
     root = output_root()
     root.mkdir(parents=True, exist_ok=True)
     if (root / name).exists() and not (root / name / "run.json").is_file():
@@ -64,7 +64,7 @@ def save_run(
             said.save(building / _predictions_file(said.split))
         _write_json(building / "history.json", {"rows": history.rows, "best": history.best, "seconds": history.seconds})
         for report_name, report in reports.items():
-            report.save(building / ("report.json" if report_name == "test" else f"report-{_slug(report_name)}.json"))
+            report.save(building / ("report.json" if report_name == "test" else f"report-{slug(report_name)}.json"))
         files = {p.name: sha256(p) for p in sorted(building.iterdir())}
         record = {
             "status": "complete",
@@ -100,15 +100,20 @@ class Run:
         """Those of the test split; of the only split, if there is one."""
         return self.predictions.get("test") or next(iter(self.predictions.values()))
 
-    def val_and_test(self, seed: int = 0) -> tuple[Predictions, Predictions]:
-        """Predictions to choose on and predictions to report on: of the two splits, or halves of one, drawn by seed."""
+    def val_and_test(self, seed: int = 0, groups: str | None = None) -> tuple[Predictions, Predictions]:
+        """Predictions to choose on and predictions to report on: of the two splits, or halves of one, drawn by seed.
+
+        Examples with one value in the column `groups` stay together.
+        """
         if "val" in self.predictions and self.test.split != "val":
             return self.predictions["val"], self.test
-        order = np.random.default_rng(seed).permutation(len(self.test))
-        halves = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
-        if not len(halves[0]):
-            raise InputError(f"{self.name} has one example; at least two are needed, to choose on and to report on")
-        return replace(self.test.take(halves[0]), split="half to choose on"), self.test.take(halves[1])
+        labels = self.test.columns.get(groups or "", self.test.ids)
+        members = np.unique(labels, return_inverse=True)[1].ravel()
+        order = np.random.default_rng(seed).permutation(int(members.max()) + 1)
+        if len(order) < 2:
+            raise InputError(f"{self.name} can't be halved, to choose on one half and to report on the other")
+        chosen = np.isin(members, order[: len(order) // 2])
+        return replace(self.test.take(chosen), split="half to choose on"), self.test.take(~chosen)
 
     @property
     def recipe(self) -> str:
@@ -122,7 +127,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 
     InputError if it is neither, is not complete, or one of its predictions is not the file that was saved.
     """
-    folder = next((p for p in (Path(path), output_root() / path) if p.exists()), None)
+    folder = next((p for p in (Path(path), output_root() / path, output_root().parent / path) if p.exists()), None)
     if folder is None:
         raise InputError(f"there is no run {str(path)!r}, neither here nor in {output_root()}")
     if folder.is_file():
@@ -161,7 +166,7 @@ def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _predictions_file(split: str) -> str:
-    return "predictions.safetensors" if split == "test" else f"predictions-{_slug(split)}.safetensors"
+    return "predictions.safetensors" if split == "test" else f"predictions-{slug(split)}.safetensors"
 
 
 def describe(task: Task, model: Model, history: History) -> dict[str, Any]:
@@ -199,7 +204,8 @@ def show(path: Path) -> str:
     return path.relative_to(repo).as_posix() if path.is_relative_to(repo) else str(path)
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """Text as the name of a file."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:100] or "run"
 
 

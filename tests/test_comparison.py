@@ -127,7 +127,7 @@ def test_sentences_say_who_by_how_much_and_how_sure() -> None:
     level = compare(*pair(50, gain=0.0))
     assert level.better is None
     assert "can't be told apart" in str(level)
-    assert "With 50 examples, differences from" in str(level)
+    assert "With 50 examples, four of five differences of" in str(level)
     lower = compare(a, b, "log_loss", names=("lite1", "lite0"))
     assert lower.difference.value < 0
     assert lower.better == "lite1"
@@ -167,7 +167,7 @@ def test_leaderboards_correct_for_their_number_of_pairs() -> None:
     assert [c.p_adjusted for c in board.comparisons] == pytest.approx(stats.holm(raw))
     values = [e.value for e in board.estimates.values()]
     assert values == sorted(values, reverse=True)
-    assert sum(board.chance_best.values()) == pytest.approx(1)
+    assert sum(board.led.values()) == pytest.approx(1)
     assert board["m1", "m0"] is board["m0", "m1"]
     assert board.matrix().loc["m1", "m0"] == -board.matrix().loc["m0", "m1"]
     assert (board.p_values().to_numpy() == board.p_values().to_numpy().T)[~np.eye(4, dtype=bool)].all()
@@ -176,7 +176,7 @@ def test_leaderboards_correct_for_their_number_of_pairs() -> None:
     low = leaderboard(models, "log_loss", resamples=200)
     losses = [e.value for e in low.estimates.values()]
     assert losses == sorted(losses)
-    assert max(low.chance_best, key=lambda k: low.chance_best[k]) == low.best
+    assert max(low.led, key=lambda k: low.led[k]) == low.best
     with pytest.raises(KeyError, match="no comparison"):
         board["m0", "m9"]
 

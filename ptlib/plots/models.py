@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ptlib.comparison import Leaderboard
+from ptlib.measures import lower_is_better
 from ptlib.plots.base import LINES, PALETTE, axes, plain
 from ptlib.stats import performance_profile
 
@@ -58,7 +59,7 @@ def pareto(frame: Any, cost: str, metric: str, best: str = "low", ax: Axes | Non
     """
     ax = axes(ax, 4.2, 3.6)
     x, y = frame[cost].to_numpy(float), frame[metric].to_numpy(float)
-    front = on_front(x if best == "low" else -x, y)
+    front = on_front(x if best == "low" else -x, -y if lower_is_better(metric) else y)
     order = np.argsort(x, kind="stable")
     keep = [i for i in order if front[i]]
     ax.plot(x[keep], y[keep], color="0.6", lw=1, drawstyle="steps-post" if best == "low" else "steps-pre")

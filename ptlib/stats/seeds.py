@@ -59,7 +59,8 @@ def variance_of(values: np.ndarray, level: float = 0.95) -> Variance:
 
 def interquartile_mean(scores: np.ndarray) -> float:
     """Mean of the middle half of all runs on all tasks (runs, tasks) (Agarwal et al. 2021): robust as a median is."""
-    return float(trim_mean(np.asarray(scores, dtype=np.float64).ravel(), 0.25))
+    scores = np.asarray(scores, dtype=np.float64).ravel()
+    return float(trim_mean(scores[~np.isnan(scores)], 0.25))
 
 
 def probability_of_improvement(a: np.ndarray, b: np.ndarray) -> float:
@@ -67,13 +68,16 @@ def probability_of_improvement(a: np.ndarray, b: np.ndarray) -> float:
     a, b = np.asarray(a), np.asarray(b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"scores must be (runs, tasks) over the same tasks, got {a.shape} and {b.shape}")
+    known = ~(np.isnan(a).any(0) | np.isnan(b).any(0))  # a task without a score decides nothing
+    a, b = a[:, known], b[:, known]
     beats = (a[:, None] > b[None]) + 0.5 * (a[:, None] == b[None])
     return float(beats.mean())
 
 
 def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Share of runs (on all tasks) that score above each threshold, (T,), for scores (runs, tasks)."""
-    return np.asarray((np.asarray(scores).ravel()[:, None] > thresholds).mean(0))
+    scores = np.asarray(scores).ravel()
+    return np.asarray((scores[~np.isnan(scores), None] > thresholds).mean(0))
 
 
 def bootstrap_runs(
