@@ -50,7 +50,7 @@ BUGS = [
         "torch.stack([p.double().mean() for p in (outputs.argmax(1) == targets).split(16)]).mean()",
         test_train.test_the_score_on_val_is_the_reports),
     Bug("last batch dropped", "ptlib.prediction:forward", ".split(batch_size)", "[: len(inputs) // 16 * 16].split(16)",
-        test_train.test_forward_keeps_the_order),
+        test_train.test_predictions_do_not_depend_on_the_batch),
     Bug("last train batch dropped", "ptlib.train:_Run.stage", "math.ceil(n / stage.batch_size)",
         "(n := n // stage.batch_size * stage.batch_size) // stage.batch_size",
         test_train.test_every_example_is_seen_once_an_epoch),
@@ -142,10 +142,9 @@ def test_a_planted_bug_is_caught(bug: Bug, request: pytest.FixtureRequest, monke
     arguments = {name: request.getfixturevalue(name) for name in wanted} | bug.given
     with monkeypatch.context() as patch:
         plant(patch, bug)
-        with pytest.raises(BaseException) as caught:
+        with pytest.raises((AssertionError, pytest.fail.Exception, ValueError)):  # no TypeError of a wrong call
             guard(**arguments)
-    assert not isinstance(caught.value, SyntaxError | NameError | KeyboardInterrupt), caught.value
 
 
-def test_there_are_enough_of_them() -> None:
-    assert len({bug.name for bug in BUGS}) >= 15
+def test_each_is_another_bug() -> None:
+    assert len({(bug.where, bug.old, bug.new) for bug in BUGS}) == len(BUGS) > 15
