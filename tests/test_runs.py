@@ -105,3 +105,61 @@ def test_a_failed_save_leaves_the_run_before_it(
                 runs.save_run("finetune", {"n": 2}, **parts, run_name="mine")
         assert {p.name: p.read_bytes() for p in path.iterdir()} == before
         assert [p.name for p in root.iterdir()] == ["mine"]
+
+
+def test_a_run_is_read_back_with_both_its_splits(root: Path, tiny: Checkpoint, task: Task) -> None:
+    parts = finished(tiny, task)
+    val = predict(parts["model"], task.val, task)
+    parts["predictions"] = [parts["predictions"], val]
+    path = runs.save_run("finetune", {"seed": 3}, **parts, run_name="mine", cost={"flops": 5})
+    for name in (path, "mine", "outputs/mine"):  # a path, a name under outputs/, and the path that a notebook prints
+        run = runs.read_run(name)
+        assert run.name == "mine"
+        assert run.record["cost"] == {"flops": 5}
+        chosen, reported = run.val_and_test()
+        np.testing.assert_array_equal(chosen.scores, val.scores)
+        np.testing.assert_array_equal(reported.scores, parts["predictions"][0].scores)
+    record = json.loads((path / "run.json").read_text())
+    (path / "predictions-val.safetensors").write_bytes(b"another")
+    with pytest.raises(InputError, match="is not the file that the run saved"):
+        runs.read_run("mine")
+    (path / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    with pytest.raises(InputError, match="is 'interrupted', not complete"):
+        runs.read_run("mine")
+    (path / "run.json").write_text("{")
+    with pytest.raises(InputError, match="is no run"):
+        runs.read_run("mine")
+    with pytest.raises(InputError, match="there is no run 'yours'"):
+        runs.read_run("yours")
+
+
+def test_one_split_is_halved_and_groups_stay_together(tmp_path: Path) -> None:
+    patients = [f"p{i % 7}" for i in range(40)]
+    p = Predictions.of(np.arange(40) % 2, np.eye(2)[np.arange(40) % 2], columns={"patient": patients})
+    run = runs.read_run(p.save(tmp_path / "a.safetensors"))
+    for groups in (None, "patient"):
+        chosen, reported = run.val_and_test(5, groups)
+        assert sorted(chosen.ids + reported.ids) == sorted(p.ids)
+        assert run.val_and_test(5, groups)[0].ids == chosen.ids
+        assert run.val_and_test(6, groups)[0].ids != chosen.ids
+    assert not set(chosen.columns["patient"]) & set(reported.columns["patient"])
+    with pytest.raises(InputError, match="can't be halved"):
+        runs.Run("one", {}, {"test": p.take([0])}).val_and_test()
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_recipe(tmp_path: Path) -> None:
+    p = Predictions.of([0, 1], np.eye(2))
+
+    def made(name: str, **asked: Any) -> runs.Run:
+        return runs.Run(name, {"notebook": "finetune", "parameters": asked}, {"test": p})
+
+    a, b, c = made("a", lr=1, seed=0), made("b", lr=1, seed=1, run_name="x"), made("c", lr=2, seed=0)
+    same = made("a", lr=3, seed=0)
+    assert {k: [r.name for r in g] for k, g in runs.by_recipe([a, b, c, same]).items()} == {
+        "a": ["a", "b"], "c": ["c"], "a (2)": ["a"],
+    }  # fmt: skip
+    files = []
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        files.append(runs.read_run(p.save(tmp_path / folder / "predictions.safetensors")))
+    assert len(runs.by_recipe(files)) == 2
