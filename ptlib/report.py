@@ -128,19 +128,9 @@ class Bootstrap:
             else:
                 low, high = stats.percentile(column)
             method = f"{self.how}{kind} bootstrap, {r:,} resamples"
-            reason = None
-            if math.isnan(value):
+            reason = self._why(name) if math.isnan(value) else _no_interval(low, column)
+            if reason:
                 low = high = math.nan
-                reason = self._why(name)
-            elif (
-                np.ptp(column[~np.isnan(column)]) == 0
-            ):  # certainty that comes from seeing too little, or one value by construction
-                low = high = math.nan
-                reason = "all resamples have this value, so they say nothing of its uncertainty"
-            elif math.isnan(low):
-                reason = "undefined in over 5 % of resamples, which lack a class; stratified=True keeps all"
-                if np.isnan(column).mean() <= 0.05:
-                    reason = "BCa fails: all resamples lie on one side of it, or an example's influence is undefined"
             found[name] = Estimate(value, low, high, method, reason=reason)
         return found
 
@@ -178,6 +168,18 @@ class Bootstrap:
         if what in ("matthews", "cohen_kappa"):
             return "targets or predictions are all of one class"
         return m.undefined_because(c, names, what) or "its denominator is 0"
+
+
+def _no_interval(low: float, resampled: np.ndarray) -> str | None:
+    """Why these resamples give no interval, None where they do."""
+    defined = resampled[~np.isnan(resampled)]
+    if len(defined) < 0.95 * len(resampled):
+        return "undefined in over 5 % of resamples, which lack a class; stratified=True keeps all"
+    if np.ptp(defined) == 0:  # certainty that comes from seeing too little, or one value by construction
+        return "all resamples have this value, so they say nothing of its uncertainty"
+    if math.isnan(low):
+        return "BCa fails: all resamples lie on one side of it, or an example's influence is undefined"
+    return None
 
 
 def decisions_of(predictions: Predictions) -> m.Counts:

@@ -148,6 +148,15 @@ def test_a_perfect_score_is_not_certain() -> None:
     assert report["binary_recall"].low == report["binary_precision"].low == pytest.approx(0.6097, abs=1e-4)
 
 
+def test_an_average_that_no_resample_has_is_a_value_without_interval() -> None:
+    y = np.repeat(np.arange(200), 2)  # some class is missing from every resample
+    report = evaluate(Predictions.of(y, 9 * np.eye(200)[y] + np.arange(200)), metrics=["macro_recall", "macro_auroc"])
+    for name in report:
+        assert not np.isnan(report[name].value)
+        assert np.isnan(report[name].low)
+        assert "stratified=True" in str(report[name].reason)
+
+
 def test_groups_widen_what_is_not_independent() -> None:
     """Each example ten times over: as if it were ten examples, an interval lies; by group it is that of the one."""
     one = scored(60)
