@@ -33,10 +33,7 @@ def shuffles(pair: list[Predictions], metric: str, n: int, seed: int, groups: np
     kinds, rows = np.unique(statistic.rows.reshape(2, -1).T, axis=0, return_inverse=True)
     here, there = (_onto(kinds[:, m], statistic) for m in range(2))
     all_of = np.bincount(rows.ravel())
-    inside = None
-    if groups is not None:
-        member = np.unique(groups, return_inverse=True)[1].ravel()
-        inside = sparse.csr_matrix((np.ones(len(rows), np.int64), (member, rows.ravel())))
+    inside = None if groups is None else stats.rows_of_groups(groups, rows.ravel())
 
     def swapped(rng: np.random.Generator, r: int) -> np.ndarray:
         """How many examples of each distinct row change sides: (r, K)."""

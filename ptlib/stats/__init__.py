@@ -1,6 +1,16 @@
 """What a sample allows one to say: intervals, paired tests, power, and the spread between runs."""
 
-from ptlib.stats.intervals import Bounds, bca, chunks, clopper_pearson, percentile, pivotal, resample, wilson
+from ptlib.stats.intervals import (
+    Bounds,
+    bca,
+    chunks,
+    clopper_pearson,
+    percentile,
+    pivotal,
+    resample,
+    rows_of_groups,
+    wilson,
+)
 from ptlib.stats.paired import (
     Power,
     discordant_odds,
@@ -20,7 +30,8 @@ from ptlib.stats.seeds import (
 )
 
 __all__ = [
-    "Bounds", "Power", "Variance", "bca", "bootstrap_runs", "chunks", "clopper_pearson", "discordant_odds", "holm",
-    "interquartile_mean", "mcnemar", "percentile", "performance_profile", "permutation_p", "pivotal",
-    "probability_of_improvement", "resample", "sample_size", "smallest_difference", "variance_of", "wilson",
+    "Bounds", "Power", "Variance", "bca", "bootstrap_runs", "chunks", "clopper_pearson", "discordant_odds",
+    "holm", "interquartile_mean", "mcnemar", "percentile", "performance_profile", "permutation_p", "pivotal",
+    "probability_of_improvement", "resample", "rows_of_groups", "sample_size", "smallest_difference",
+    "variance_of", "wilson",
 ]  # fmt: skip

@@ -60,8 +60,7 @@ def resample(
     if groups is not None:
         if strata is not None:
             raise InputError("give strata or groups, not both: a group may lie in several strata")
-        member = np.unique(groups, return_inverse=True)[1].ravel()
-        inside = csr_matrix((np.ones(len(rows), np.int64), (member, rows)))
+        inside = rows_of_groups(groups, rows)
         if inside.shape[0] < 2:
             raise InputError("all examples are in one group; whole groups are drawn, so there must be at least two")
         rows = np.arange(inside.shape[0])
@@ -71,6 +70,12 @@ def resample(
         return counts if inside is None else np.asarray(counts @ inside)
 
     return chunks(n_resamples, max(len(rows), k), seed, draw, of)
+
+
+def rows_of_groups(groups: np.ndarray, rows: np.ndarray) -> csr_matrix:
+    """How many examples of each row each group holds, sparse (G, K), from the group and the row of each example (N,)."""
+    member = np.unique(groups, return_inverse=True)[1].ravel()
+    return csr_matrix((np.ones(len(rows), np.int64), (member, rows)))
 
 
 def chunks(
