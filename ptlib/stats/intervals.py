@@ -73,7 +73,7 @@ def resample(
 
 
 def rows_of_groups(groups: np.ndarray, rows: np.ndarray) -> csr_matrix:
-    """How many examples of each row each group holds, sparse (G, K), from the group and the row of each example (N,)."""
+    """How many examples of each row each group holds, sparse (G, K), from group and row of each example (N,)."""
     member = np.unique(groups, return_inverse=True)[1].ravel()
     return csr_matrix((np.ones(len(rows), np.int64), (member, rows)))
 
