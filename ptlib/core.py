@@ -175,6 +175,7 @@ class Checkpoint:
 
     `flops` counts one forward pass at the checkpoint's own size, two per multiply-add. `accuracy` is the published
     ImageNet top-1 in 0..1, None where the source publishes none. `sha256` is that of the weight file, None for random.
+    `trained_on` names the data sets it has seen, joined by ", then ". `layer` is set where the network ends early.
     """
 
     name: str
@@ -188,11 +189,17 @@ class Checkpoint:
     sha256: str | None = None
     accuracy: float | None = None
     trained_on: str | None = None
+    layer: str | None = None
     factory: Any = field(default=None, repr=False, compare=False)
 
     @property
     def pretrained(self) -> bool:
         return self.path is not None
+
+    def has_seen(self, task: Task) -> bool:
+        """Whether it was trained on the data set that the task is called after, by what is said of it."""
+        seen = [_bare(part) for part in (self.trained_on or "").split(", then ")]
+        return _bare(task.name.removeprefix("hf:")) in seen
 
     def table(self) -> list[tuple[str, ...]]:
         p = self.preprocessing
@@ -211,6 +218,10 @@ class Checkpoint:
 
     def __str__(self) -> str:
         return "\n".join(text_table(self.table(), header=False))
+
+
+def _bare(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
 
 
 def _short(values: Sequence[float]) -> str:

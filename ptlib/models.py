@@ -58,9 +58,12 @@ class Model(nn.Module):
 
 
 def build_model(
-    checkpoint: Checkpoint, task: Task | None = None, image_size: int | None = None, seed: int = 0
-) -> Model:
+    checkpoint: Checkpoint, task: Task | None = None, image_size: int | None = None, seed: int = 0, *,
+    own_head: bool = False,
+) -> Model:  # fmt: skip
     """The checkpoint's network: with a new head for `task`, or with its own head if there is no task.
+
+    `own_head` keeps it, which says what the checkpoint takes the task's images for, prepared as for the task.
 
     `image_size` None stands for twice the side of the task's images, 64 at least and the checkpoint's own at most;
     a network that takes only its own size gets that. `seed` draws the new head, and all weights of a random control.
@@ -68,8 +71,10 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derived_seed(seed, "init"))  # the CPU's alone
         network = network_of(checkpoint)
-        backbone, own_head = split_head(network, checkpoint.name)
-        head = kind_of(task).make_head(own_head.in_features, task, generator(seed, "head")) if task else own_head
+        head: nn.Module
+        backbone, head = split_head(network, checkpoint.name)
+        if task and not own_head:
+            head = kind_of(task).make_head(head.in_features, task, generator(seed, "head"))
     preprocessing = checkpoint.preprocessing
     if task is None:
         return Model(backbone, head, replace(preprocessing, size=image_size or preprocessing.size), checkpoint)

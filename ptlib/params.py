@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ptlib.errors import InputError, did_you_mean
 
@@ -65,6 +65,21 @@ _Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10**9)]
 _Epochs = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=10_000)]
 _Text = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
 
+
+class _Target(BaseModel):
+    """A further data set of select.ipynb."""
+
+    model_config = ConfigDict(extra="forbid")
+    dataset: _Text
+    n_train: _Count | None = None
+    n_val: _Count | None = None
+    n_test: _Count | None = None
+
+
+def _plain_targets(value: list[_Target]) -> list[dict[str, Any]]:
+    return [target.model_dump() for target in value]
+
+
 # One name means one thing in every notebook.
 VOCABULARY: dict[str, Any] = {
     "dataset": _Text,
@@ -87,6 +102,11 @@ VOCABULARY: dict[str, Any] = {
     "checkpoints": Annotated[
         list[Annotated[_Text, AfterValidator(_checkpoint)]], Field(min_length=2), BeforeValidator(_from_json)
     ],
+    "more_targets": Annotated[list[_Target], BeforeValidator(_from_json), AfterValidator(_plain_targets)],
+    "seen": Annotated[list[_Text], BeforeValidator(_from_json)],
+    "scores": _optional(Annotated[list[_Text], Field(min_length=1), BeforeValidator(_from_json)]),
+    "budget": _optional(Annotated[_Number, Field(gt=0, le=10**7)]),
+    "validate": bool,
     "seeds": Annotated[_Count, Field(le=1000)],
     "metric": _Text,
     "positive": _optional(_Text),
@@ -137,7 +157,11 @@ def coerce(name: str, value: Any) -> Any:
         return TypeAdapter(VOCABULARY[name]).validate_python(value)
     except ValidationError as e:
         first = e.errors()[0]
-        problem = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+        problem = (
+            first["msg"].removeprefix("Value error, ").replace("Input should", "it should").replace("Field", "field")
+        )
+        inside = [str(part) for part in first["loc"] if isinstance(part, int) or part in _Target.model_fields]
+        problem = f"at {'.'.join(inside)}, {problem}" if inside else problem
         expected = first.get("ctx", {}).get("expected", "").replace(" or ", ", ").replace("'", "")
         hint = did_you_mean(value, expected.split(", ")) if isinstance(value, str) else ""
         raise InputError(f"parameter {name!r} is {value!r}: {problem}{hint}") from None

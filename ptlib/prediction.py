@@ -87,23 +87,49 @@ def forward(
     return torch.cat(outputs)
 
 
-def cost(model: Model, split: Split, device: str = "auto", precision: str = "auto") -> dict[str, float]:
-    """What a prediction costs: `parameters`, `flops` of one image (two a multiply-add), measured `images_per_s`.
+def cost(
+    model: Model, split: Split, device: str = "auto", precision: str = "auto", *, images: int = EVAL_BATCH,
+    repeats: int = 3,
+) -> dict[str, float]:  # fmt: skip
+    """What a prediction costs: `parameters`, `flops` of one image (two a multiply-add), measured `images_per_s`; and
+    `memory_mb`, what a training step on 32 images needs.
 
-    The speed is that of the fastest of three passes over up to a batch of images, after one that is not counted.
+    The speed is that of the fastest of `repeats` passes over up to `images` images, after one that is not counted.
+    The memory counts weights, gradients, AdamW's two moments, and what backward keeps of the images, in MB of 10^6
+    bytes at fp32.
     """
     where = choose_device(device)
     place(model, where)
-    chosen, images = choose_precision(precision, where, model), split.inputs[:EVAL_BATCH]
+    chosen, few = choose_precision(precision, where, model), split.inputs[:images]
     seconds = []
-    for _ in range(4):
+    for _ in range(1 + repeats):
         start = time.perf_counter()
-        forward(model, model, images, where, chosen).cpu()
+        forward(model, model, few, where, chosen).cpu()
         seconds.append(time.perf_counter() - start)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused attention counts as nothing
-        forward(model, model, images[:1], where, chosen)
+        forward(model, model, few[:1], where, chosen)
+    parameters = sum(p.numel() for p in model.parameters())
     return {
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters,
         "flops": counter.get_total_flops(),
-        "images_per_s": len(images) / min(seconds[1:]),
+        "images_per_s": len(few) / min(seconds[1:]),
+        "memory_mb": (16 * parameters + 32 * _kept_for_backward(model, few[:1].to(where))) / 1e6,
     }
+
+
+def _kept_for_backward(model: Model, image: Tensor) -> int:
+    """Bytes that a forward pass over one image keeps for its backward pass, weights not counted."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    model.eval()
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        output = model(model.preprocess(image))
+    del output
+    return sum(kept.values())

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,27 @@ def save_run(
     Without `run_name` the name is made of notebook, task, checkpoint and a hash of the parameters.
     """
     provenance = describe(task, model, history)
-    key = json.dumps([dict(parameters), provenance["task"]["fingerprint"]], sort_keys=True, default=str)
-    short = hashlib.sha256(key.encode()).hexdigest()[:8]
     checkpoint = Path(model.checkpoint.name).stem if model.checkpoint.path else model.checkpoint.name
-    name = run_name or slug(f"{notebook}-{task.name}-{checkpoint}-{short}")
+    name = run_name or hashed_name(notebook, f"{task.name}-{checkpoint}", parameters, provenance["task"]["fingerprint"])
+
+    def fill(folder: Path) -> None:
+        save_model(model, task, folder / "model.safetensors")
+        for said in [predictions] if isinstance(predictions, Predictions) else predictions:
+            said.save(folder / _predictions_file(said.split))
+        _write_json(folder / "history.json", {"rows": history.rows, "best": history.best, "seconds": history.seconds})
+        for report_name, report in reports.items():
+            report.save(folder / ("report.json" if report_name == "test" else f"report-{slug(report_name)}.json"))
+
+    record = {"notebook": notebook, "parameters": dict(parameters), **provenance, "cost": dict(cost or {})}
+    return commit(name, fill, record)
+
+
+def commit(name: str, fill: Callable[[Path], None], record: Mapping[str, Any]) -> Path:
+    """Write `outputs/<name>/`, whole or not at all: what `fill` puts into a folder, and `run.json`.
+
+    The directory appears at once, in place of an earlier run of the same name. `run.json` holds the status, the
+    record, and the SHA-256 of each other file. InputError if there is something of that name which is no run.
+    """
     root = output_root()
     root.mkdir(parents=True, exist_ok=True)
     if (root / name).exists() and not (root / name / "run.json").is_file():
@@ -59,22 +76,9 @@ def save_run(
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
     try:
-        save_model(model, task, building / "model.safetensors")
-        for said in [predictions] if isinstance(predictions, Predictions) else predictions:
-            said.save(building / _predictions_file(said.split))
-        _write_json(building / "history.json", {"rows": history.rows, "best": history.best, "seconds": history.seconds})
-        for report_name, report in reports.items():
-            report.save(building / ("report.json" if report_name == "test" else f"report-{slug(report_name)}.json"))
+        fill(building)
         files = {p.name: sha256(p) for p in sorted(building.iterdir())}
-        record = {
-            "status": "complete",
-            "notebook": notebook,
-            "parameters": dict(parameters),
-            **provenance,
-            "cost": dict(cost or {}),
-            "files": files,
-        }
-        _write_json(building / "run.json", record)
+        _write_json(building / "run.json", {"status": "complete", **record, "files": files})
         if final.exists():
             old = root / f".old-{name}-{os.getpid()}"
             final.rename(old)
@@ -85,6 +89,12 @@ def save_run(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return final
+
+
+def hashed_name(notebook: str, what: str, parameters: Mapping[str, Any], *data: Any) -> str:
+    """A run's name: what it is of, and eight digits of a hash of its parameters and data."""
+    key = json.dumps([dict(parameters), *data], sort_keys=True, default=str)
+    return slug(f"{notebook}-{what}-{hashlib.sha256(key.encode()).hexdigest()[:8]}")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from ptlib import build_model, list_checkpoints, load_checkpoint, load_task, predict
 from ptlib import checkpoints as module
@@ -76,43 +75,8 @@ def test_lite0_recognises_imagenet(imagenet_samples: Path) -> None:
     assert accuracy > float((wrong.predicted == wrong.targets).mean())
 
 
-class CifarResNet20(nn.Module):
-    """He et al. (2016), section 4.2, with parameter-free shortcuts, named as the published weights name it."""
-
-    class Block(nn.Module):
-        def __init__(self, inputs: int, outputs: int, stride: int):
-            super().__init__()
-            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-            self.bn1 = nn.BatchNorm2d(outputs)
-            self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-            self.bn2 = nn.BatchNorm2d(outputs)
-            self.stride, self.extra = stride, (outputs - inputs) // 2
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-            short = nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra, self.extra))
-            return torch.relu(y + short)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        widths = ((16, 16, 1), (16, 32, 2), (32, 64, 2))
-        for i, (inputs, outputs, stride) in enumerate(widths, 1):
-            blocks = [self.Block(inputs if k == 0 else outputs, outputs, stride if k == 0 else 1) for k in range(3)]
-            setattr(self, f"layer{i}", nn.Sequential(*blocks))
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.bn1(self.conv1(x)))
-        for i in (1, 2, 3):
-            x = self.get_submodule(f"layer{i}")(x)
-        return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]
-
-
 def test_a_published_pickle_with_prefixes_loads_and_classifies(real_data: Path, cifar10: Path) -> None:
-    c = load_checkpoint(str(real_data / "cifar_resnets" / "resnet20-12fca82f.th"), CifarResNet20)
-    c = replace(c, preprocessing=replace(c.preprocessing, size=32))
+    c = load_checkpoint(str(real_data / "cifar_resnets" / "resnet20-12fca82f.th"))
     task = load_task(str(cifar10), side=32)
     said = predict(build_model(c), task.test, task)
     # 91.73 % are published for the original pixels; these went through JPEG, which costs such a network ten points.

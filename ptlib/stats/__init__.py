@@ -20,6 +20,7 @@ from ptlib.stats.paired import (
     sample_size,
     smallest_difference,
 )
+from ptlib.stats.ranks import weighted_tau
 from ptlib.stats.seeds import (
     Variance,
     bootstrap_runs,
@@ -33,5 +34,5 @@ __all__ = [
     "Bounds", "Power", "Variance", "bca", "bootstrap_runs", "chunks", "clopper_pearson", "discordant_odds",
     "holm", "interquartile_mean", "mcnemar", "percentile", "performance_profile", "permutation_p", "pivotal",
     "probability_of_improvement", "resample", "rows_of_groups", "sample_size", "smallest_difference",
-    "variance_of", "wilson",
+    "variance_of", "weighted_tau", "wilson",
 ]  # fmt: skip

@@ -1,0 +1,210 @@
+"""`rank`: every candidate's scores, cost and probe on one task, and which to take."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptlib.comparison import Leaderboard, leaderboard
+from ptlib.core import Checkpoint, Task
+from ptlib.errors import InputError, did_you_mean
+from ptlib.files import html_table, text_table, write_whole
+from ptlib.results import Predictions
+from ptlib.selection.candidates import Candidate
+from ptlib.selection.scoring import CHEAP, SCORES, Found, encoded, probe_all
+from ptlib.stats import wilson
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Candidates on one task, a row each, best first; `seen` ones, trained on the task's data, come last and apart.
+
+    `rows` holds by candidate: its scores, `probe` (accuracy on val of a linear probe fitted on train) with interval,
+    its cost, and `finetuned` (accuracy on test after fine-tuning) where it is known. `reasons` says why a score is NaN.
+    `seconds` is where the time went. `val` holds predictions on val by stage: "probe", and "tuned" for those that
+    `successive_halving` fine-tuned.
+    """
+
+    task: str
+    n_train: int
+    n_val: int
+    n_test: int
+    scores: tuple[str, ...]
+    rows: dict[str, dict[str, Any]]
+    seconds: dict[str, float]
+    reasons: dict[str, dict[str, str]] = field(default_factory=dict)
+    val: dict[str, dict[str, Predictions]] = field(default_factory=dict, repr=False)
+    candidates: dict[str, Candidate] = field(default_factory=dict, repr=False)
+
+    @property
+    def names(self) -> list[str]:
+        """Those that are ranked, best first."""
+        return [name for name, row in self.rows.items() if not row["seen"]]
+
+    @property
+    def apart(self) -> list[str]:
+        """Those that were trained on the task's own data."""
+        return [name for name, row in self.rows.items() if row["seen"]]
+
+    @property
+    def pick(self) -> str:
+        """The one to take: first by the last thing that was measured on val."""
+        if not self.names:
+            raise InputError(f"every candidate has seen {self.task} in training; there is none to pick")
+        return self.names[0]
+
+    @property
+    def stage(self) -> str:
+        """The last stage of which there are predictions on val: "tuned" or "probe"."""
+        return "tuned" if self.val.get("tuned") else "probe"
+
+    @property
+    def chosen_on(self) -> str:
+        """What the pick was chosen on, for a report."""
+        how = "a short fine-tuning" if self.stage == "tuned" else "a linear probe"
+        return f"{how}'s accuracy on val, the best of {sum(self.stage in row for row in self.rows.values())}"
+
+    def board(self, seed: int = 0, resamples: int = 2000) -> Leaderboard | None:
+        """The candidates of the last stage on val, compared in pairs; None if there is only one."""
+        said = {name: p for name, p in self.val[self.stage].items() if name in self.names}
+        return leaderboard(said, seed=seed, resamples=resamples) if len(said) > 1 else None
+
+    def column(self, name: str, candidates: Sequence[str] | None = None) -> np.ndarray:
+        """A column over `candidates` (the ranked ones), float64; NaN where there is no value."""
+        values = [self.rows[c].get(name) for c in candidates or self.names]
+        return np.array([math.nan if v is None else float(v) for v in values])
+
+    def frame(self) -> Any:
+        """The rows as a pandas DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame.from_dict(self.rows, orient="index")
+
+    def table(self) -> list[tuple[str, ...]]:
+        head = [
+            "candidate",
+            "probe on val",
+            *self.scores,
+            "M parameters",
+            "G FLOPs",
+            "images/s",
+            "train MB",
+            "ImageNet",
+        ]
+        shown = {"tuned": "fine-tuned, val", "finetuned": "fine-tuned, test"}
+        shown = {k: v for k, v in shown.items() if any(row.get(k) is not None for row in self.rows.values())}
+        rows = [(*head, *shown.values())]
+        for name, r in self.rows.items():
+            cells = [name + " (has seen this data)" * r["seen"], _with_interval(r, "probe")]
+            cells += [_number(r.get(s)) for s in self.scores]
+            cells += [_number(r.get("parameters"), 1e6), _number(r.get("flops"), 1e9), _number(r.get("images_per_s")),
+                      _number(r.get("memory_mb")), _number(r.get("imagenet_top1"))]  # fmt: skip
+            rows.append((*cells, *(_with_interval(r, k) for k in shown)))
+        return rows
+
+    def __str__(self) -> str:
+        head = f"{self.task}: {len(self.names)} candidates on {self.n_train:,} train and {self.n_val:,} val images"
+        return "\n".join([head, *text_table(self.table())])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self.table(), str(self).splitlines()[0])
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write JSON, whole or not at all; predictions are not part of it."""
+        plain = {k: getattr(self, k) for k in ("task", "n_train", "n_val", "n_test", "scores", "seconds", "reasons")}
+        rows = {name: {k: _plain(v) for k, v in row.items()} for name, row in self.rows.items()}
+        return write_whole(path, json.dumps({**plain, "rows": rows}, indent=1, allow_nan=False).encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Ranking:
+        """Read what `save` wrote."""
+        plain = json.loads(Path(path).read_bytes())
+        return cls(**{**plain, "scores": tuple(plain["scores"])})
+
+
+def rank(
+    checkpoints: Sequence[str | Checkpoint | Candidate], task: Task, scores: Sequence[str] = CHEAP,
+    budget: float | None = None, *, image_size: int | None = None, seed: int = 0, device: str = "auto",
+    precision: str = "auto", cache: bool = True, seen: Sequence[str] = (), architecture: str | None = None,
+    log: Callable[[str], None] = print,
+) -> Ranking:  # fmt: skip
+    """Candidates for a task, best first: features once for each, scores of them, and a linear probe.
+
+    Names, checkpoints, or candidates of one's own (features of any frozen encoder). What decides is the probe's
+    accuracy on val, among equals the lower log loss; the scores stand beside it, to be judged by `trust`. `budget`,
+    in seconds, hands on to `successive_halving`, which probes and fine-tunes only what it affords; what a budget buys
+    depends on the machine, so without one equal arguments give equal bits. `scores` are names of `SCORES`; the other
+    arguments are those of `encode`.
+    """
+    for name in scores:
+        if name not in SCORES:
+            raise InputError(f"unknown score {name!r}{did_you_mean(name, SCORES) or ';'} there are {', '.join(SCORES)}")
+    how: dict[str, Any] = {
+        "image_size": image_size, "seed": seed, "device": device, "precision": precision, "cache": cache, "seen": seen,
+        "architecture": architecture, "log": log,
+    }  # fmt: skip
+    if budget is not None:
+        from ptlib.selection.halving import successive_halving
+
+        return successive_halving(checkpoints, task, budget, scores, **how)
+    found = encoded(checkpoints, task, scores, **how)
+    probe_all(found, task, list(found.candidates))
+    return ranking_of(found, task)
+
+
+def ranking_of(found: Found, task: Task) -> Ranking:
+    """What was found, in order: not seen, fine-tuned, probed; by accuracy on val, log loss, mean rank of the scores."""
+
+    def place(name: str) -> tuple[Any, ...]:
+        row = found.rows[name]
+        stage = next((s for s in ("tuned", "probe") if s in row), None)
+        at = (row[stage], -row[f"{stage}_loss"]) if stage else (0.0, 0.0)
+        return (not row["seen"], stage == "tuned", stage is not None, *at, row.get("mean_rank", 0.0))
+
+    order = sorted(found.rows, key=place, reverse=True)
+    return Ranking(
+        task.name, len(task.train), len(task.val), len(task.test), found.scores, {n: found.rows[n] for n in order},
+        dict(found.seconds), found.reasons, {stage: dict(said) for stage, said in found.val.items()}, found.candidates,
+    )  # fmt: skip
+
+
+def with_truth(ranking: Ranking, truth: Mapping[str, float], n_test: int | None = None) -> Ranking:
+    """The ranking with accuracies after fine-tuning that are known from elsewhere, by candidate, in 0..1."""
+    n = n_test or ranking.n_test
+    rows = {}
+    for name, row in ranking.rows.items():
+        value = truth.get(name)
+        if value is not None and not 0 <= value <= 1:
+            raise InputError(f"the accuracy of {name!r} is {value}; it must lie in 0..1")
+        low, high = wilson(round(value * n), n) if value is not None else (None, None)
+        rows[name] = {**row, "finetuned": value, "finetuned_low": low, "finetuned_high": high}
+    return replace(ranking, rows=rows, n_test=n)
+
+
+def _number(value: Any, unit: float = 1.0) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    v = float(value) / unit
+    return f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.3g}"
+
+
+def _with_interval(row: Mapping[str, Any], name: str) -> str:
+    if row.get(name) is None:
+        return ""
+    return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,50 @@
+"""A run directory for a study: each target's ranking, how far to trust it, and what made them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ptlib.core import Task
+from ptlib.files import write_whole
+from ptlib.runs import commit, hashed_name, slug
+from ptlib.runtime import choose_device, environment
+from ptlib.selection.judging import Trust
+from ptlib.selection.ranking import Ranking
+
+
+def save_study(
+    notebook: str, parameters: Mapping[str, Any], tasks: Sequence[Task], rankings: Sequence[Ranking],
+    judged: Trust | None = None, *, run_name: str | None = None, device: str = "auto",
+) -> Path:  # fmt: skip
+    """Write rankings to `outputs/<run_name>/` and return that path.
+
+    It holds `ranking-<task>.json`, which `Ranking.load` reads, for each task, `trust.csv` if they were judged, the
+    probes' predictions on val, and `run.json`: parameters, fingerprints of data, hashes of weights, environment.
+    """
+    prints = [task.fingerprint for task in tasks]
+    name = run_name or hashed_name(notebook, "-".join(task.name for task in tasks), parameters, *prints)
+    of = {c.name: c.checkpoint for r in rankings for c in r.candidates.values()}
+
+    def fill(folder: Path) -> None:
+        for i, r in enumerate(rankings):
+            what = slug(r.task) + f"-{i}" * ([x.task for x in rankings].count(r.task) > 1)
+            r.save(folder / f"ranking-{what}.json")
+            for candidate, said in r.val.get("probe", {}).items():
+                said.save(folder / f"probe-{what}-{slug(candidate)}.safetensors")
+        if judged is not None:
+            write_whole(folder / "trust.csv", judged.frame().to_csv().encode())
+
+    record = {
+        "notebook": notebook,
+        "parameters": dict(parameters),
+        "tasks": [{"name": t.name, "fingerprint": p, "sizes": {s.name: len(s) for s in t.splits}, "skipped": t.skipped}
+                  for t, p in zip(tasks, prints, strict=True)],
+        "candidates": {n: {"sha256": c.sha256, "source": c.source, "trained_on": c.trained_on}
+                       for n, c in of.items() if c},
+        "picks": {r.task: {"pick": r.pick, "chosen_on": r.chosen_on, "seconds": r.seconds} for r in rankings},
+        "environment": environment(choose_device(device)),
+    }  # fmt: skip
+    return commit(name, fill, json.loads(json.dumps(record, default=str)))

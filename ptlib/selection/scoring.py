@@ -1,0 +1,148 @@
+"""What is known of candidates while a ranking is made: features, scores, probes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import nn
+
+from ptlib import transferability as tr
+from ptlib.core import Checkpoint, Task
+from ptlib.errors import InputError
+from ptlib.head import fit_head
+from ptlib.results import Predictions
+from ptlib.selection.candidates import Candidate, encode
+from ptlib.stats import wilson
+
+# Scores whose cost grows with N D^2 at the most: on 50,000 x 2,048 features they take under a minute together.
+CHEAP = ("log_me", "h_score_shrunk", "gbc", "trans_rate", "sfda", "parc", "leep", "nce", "etran", "ncti")
+SCORES = (*tr.FEATURE_SCORES, *tr.SOURCE_SCORES, *tr.POOL_SCORES)
+
+
+@dataclass
+class Found:
+    """Candidates, what is known of each by name, and predictions on val by stage, as far as a ranking has come."""
+
+    candidates: dict[str, Candidate]
+    rows: dict[str, dict[str, Any]]
+    scores: tuple[str, ...]
+    reasons: dict[str, dict[str, str]]
+    seconds: dict[str, float]
+    val: dict[str, dict[str, Predictions]] = field(default_factory=dict)
+
+
+def encoded(
+    checkpoints: Sequence[str | Checkpoint | Candidate], task: Task, scores: Sequence[str], **how: Any
+) -> Found:  # fmt: skip
+    """Features and scores of all candidates."""
+    if not checkpoints:
+        raise InputError("there are no candidates to rank; name at least one checkpoint")
+    labels, distinct = task.train.targets.numpy(), _distinct(task)
+    found = Found({}, {}, tuple(scores), {}, {"features": 0.0})
+    parts: dict[str, dict[str, tuple[float, ...]]] = {name: {} for name in tr.POOL_SCORES if name in scores}
+    for c in encode(checkpoints, task, **how):
+        values, reasons, spent, of_pool = score(c, labels, scores, distinct)
+        found.candidates[c.name] = c
+        facts = {k: c.facts.get(k) for k in ("parameters", "flops", "images_per_s", "memory_mb", "image_size")}
+        found.rows[c.name] = {**values, **facts, "imagenet_top1": c.facts.get("accuracy"), "seen": c.seen,
+                              "seconds_features": c.facts.get("seconds_uncached", c.facts.get("seconds", 0.0)),
+                              "seconds_scores": sum(spent.values())}  # fmt: skip
+        found.reasons[c.name] = reasons
+        found.seconds["features"] += c.facts.get("seconds", 0.0)
+        for name, s in spent.items():
+            found.seconds[name] = found.seconds.get(name, 0.0) + s
+        for name, p in of_pool.items():
+            parts[name][c.name] = p
+    for name, of_each in parts.items():
+        # What has seen the data would stretch the scale of a score that is relative to the pool.
+        pool = [n for n in of_each if not found.rows[n]["seen"]] or list(of_each)
+        combined = tr.POOL_SCORES[name][1](tr.scale(np.array([of_each[n] for n in pool])))
+        values_of = dict(zip(pool, combined.tolist(), strict=True))
+        for n, row in found.rows.items():
+            row[name] = values_of.get(n, math.nan)
+            if math.isnan(row[name]):
+                found.reasons[n][name] = "it is relative to the pool of those that are ranked, or undefined there"
+    _mean_ranks(found)
+    return found
+
+
+def _distinct(task: Task) -> np.ndarray:
+    """Rows of the train examples that repeat no earlier one, class included: repetition is no evidence."""
+    seen: dict[tuple[bytes, int], int] = {}
+    for row, (image, label) in enumerate(zip(task.train.inputs.numpy(), task.train.targets.tolist(), strict=True)):
+        seen.setdefault((hashlib.sha256(image).digest(), label), row)
+    return np.array(sorted(seen.values()))
+
+
+def score(
+    c: Candidate, labels: np.ndarray, scores: Sequence[str], rows: np.ndarray | slice = slice(None)
+) -> tuple[dict[str, float], dict[str, str], dict[str, float], dict[str, tuple[float, ...]]]:
+    """Scores of one candidate on the train examples `rows`: values (NaN where undefined), the reasons for those,
+    seconds, and the parts of scores that are relative to a pool."""
+    values, reasons, spent, parts = {}, {}, {}, {}
+    start = time.perf_counter()
+    x = tr.sample(c.train[rows], labels[rows])
+    shared = time.perf_counter() - start
+    for name in scores:
+        start = time.perf_counter()
+        try:
+            if name in tr.FEATURE_SCORES:
+                values[name] = tr.FEATURE_SCORES[name](x)
+            elif name in tr.POOL_SCORES:
+                parts[name] = tr.POOL_SCORES[name][0](x)
+            elif c.source is None:
+                raise InputError("it has no classes of its own")
+            else:
+                values[name] = tr.SOURCE_SCORES[name](c.source[rows], labels[rows])
+        except InputError as e:
+            values[name], reasons[name] = math.nan, str(e)
+        spent[name] = time.perf_counter() - start + shared
+        shared = 0.0
+    return values, reasons, spent, parts
+
+
+def _mean_ranks(found: Found) -> None:
+    """The mean, over the scores, of each ranked candidate's place from the bottom, as a share; undefined is lowest."""
+    names = [n for n, row in found.rows.items() if not row["seen"]]
+    columns = [np.array([found.rows[n].get(s, math.nan) for n in names], dtype=np.float64) for s in found.scores]
+    places = [rankdata(np.where(np.isnan(c), -np.inf, c)) / len(names) for c in columns]
+    for i, name in enumerate(names):
+        found.rows[name]["mean_rank"] = float(np.mean([p[i] for p in places])) if places else 0.0
+
+
+def probe_all(found: Found, task: Task, names: Sequence[str]) -> None:
+    """Linear probes of `names`, fitted on train, their penalty and accuracy on val; those made before are kept."""
+    said = found.val.setdefault("probe", {})
+    for name in [n for n in names if n not in said]:
+        start = time.perf_counter()
+        said[name] = probe(found.candidates[name], task)
+        spent = time.perf_counter() - start
+        found.rows[name] |= {**on_val("probe", said[name]), "seconds_probe": spent}
+        found.seconds["probes"] = found.seconds.get("probes", 0.0) + spent
+
+
+def probe(c: Candidate, task: Task) -> Predictions:
+    """What a linear head, fitted to convergence on the train features, says of val."""
+    x = {"train": torch.from_numpy(c.train), "val": torch.from_numpy(c.val)}
+    y = {"train": task.train.targets, "val": task.val.targets}
+    head = nn.Linear(c.train.shape[1], task.n_classes)
+    fit_head(head, x, y)
+    with torch.no_grad():
+        logits = head(x["val"]).numpy()
+    return Predictions(tuple(task.val.ids), task.val.targets.numpy(), logits, "val", task.class_names)
+
+
+def on_val(stage: str, said: Predictions) -> dict[str, float]:
+    """What decides, as entries of a row: accuracy on val with Wilson's interval, and log loss."""
+    hits, n = int((said.predicted == said.targets).sum()), len(said)
+    low, high = wilson(hits, n)
+    loss = -float(said.log_probabilities[np.arange(n), said.targets].mean())
+    return {stage: hits / n, f"{stage}_low": low, f"{stage}_high": high, f"{stage}_loss": loss}

@@ -1,0 +1,173 @@
+"""Features and labels, checked once; and what several scores need of them, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from ptlib.arrays import as_array
+from ptlib.errors import InputError
+
+CHUNK = 4096  # rows turned into float64 at a time
+LARGEST = 1e100  # beyond it squares would overflow
+
+
+class Decomposition(NamedTuple):
+    """X = U diag(s) Vt over the directions that are not rounding (K of them), and labels seen from there.
+
+    `projected` (K, C) is U^T Y of the one-hot labels Y, `rest` (C,) the squared length of what of Y lies outside U.
+    """
+
+    s: np.ndarray
+    vt: np.ndarray
+    projected: np.ndarray
+    rest: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Features (N, D) of N examples, as they were given, and their classes 0..C-1, int64 (N,).
+
+    Every score takes one in place of (features, labels): what scores have in common is then computed once. Made by
+    `sample`; nothing is ever written into `features`. Work in float64 goes by chunks of rows, so that features in
+    float32 are not copied as a whole.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def n(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Examples of each class, (C,)."""
+        return np.bincount(self.labels)
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.counts)
+
+    def chunks(self, shift: np.ndarray | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+        """Rows and their features less `shift` in float64, a few thousand at a time."""
+        for start in range(0, self.n, CHUNK):
+            rows = slice(start, start + CHUNK)
+            part = self.features[rows].astype(np.float64)
+            yield rows, part if shift is None else part - shift
+
+    def of_class(self, c: int) -> np.ndarray:
+        """Features of one class less the mean of all, float64 (n_c, D)."""
+        return np.asarray(self.features[self.labels == c].astype(np.float64) - self.mean)
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """(D,)."""
+        return np.asarray(np.sum([part.sum(0) for _, part in self.chunks()], axis=0) / self.n)
+
+    @cached_property
+    def class_means(self) -> np.ndarray:
+        """Less the mean of all, (C, D)."""
+        total = sum(self._one_hot(rows).T @ part for rows, part in self.chunks(self.mean))
+        return np.asarray(total / self.counts[:, None])
+
+    @cached_property
+    def class_variances(self) -> np.ndarray:
+        """Of each feature in each class, with divisor n_c, (C, D)."""
+        parts = ((rows, part - self.class_means[self.labels[rows]]) for rows, part in self.chunks(self.mean))
+        return np.asarray(sum(self._one_hot(rows).T @ part**2 for rows, part in parts) / self.counts[:, None])
+
+    @cached_property
+    def fourth_moment(self) -> float:
+        """The mean of ||x - mean||^4."""
+        return float(sum(((part**2).sum(1) ** 2).sum() for _, part in self.chunks(self.mean)) / self.n)
+
+    @cached_property
+    def raw(self) -> Decomposition:
+        """Of the features as they are."""
+        r, d = self._triangle, self.features.shape[1]
+        # Features are the centred ones plus their mean times a column of ones, in the triangle as anywhere.
+        return _decompose(r[:, 1 : d + 1] + np.outer(r[:, 0], self.mean), r[:, d + 1 :], self.n)
+
+    @cached_property
+    def centred(self) -> Decomposition:
+        """Of the features less their mean, labels likewise; the directions are the principal components."""
+        r, d = self._triangle[1:], self.features.shape[1]
+        return _decompose(r[:, 1 : d + 1], r[:, d + 1 :], self.n)
+
+    @cached_property
+    def coordinates(self) -> np.ndarray:
+        """Centred features, rotated into what they span where that is less than D: float64 (N, N - 1 or D at most)."""
+        if self.features.shape[1] < self.n:
+            return np.concatenate([part for _, part in self.chunks(self.mean)])
+        return self.principal(len(self.centred.s))
+
+    def principal(self, k: int) -> np.ndarray:
+        """The first `k` principal components of each example, float64 (N, k)."""
+        axes = self.centred.vt[:k].T
+        return np.concatenate([part @ axes for _, part in self.chunks(self.mean)])
+
+    def _one_hot(self, rows: slice) -> np.ndarray:
+        return np.asarray(self.labels[rows, None] == np.arange(self.n_classes), dtype=np.float64)
+
+    @cached_property
+    def _triangle(self) -> np.ndarray:
+        """R of a QR decomposition of [1, features - mean, one-hot labels], (at most 1 + D + C, 1 + D + C).
+
+        Made chunk by chunk (Golub and Van Loan 2013, 5.2): as exact as one of the whole, which a product of the
+        features with themselves would not be, and the first row holds the means, so that the others are centred.
+        """
+        width = 1 + self.features.shape[1] + self.n_classes
+        r = np.zeros((0, width))
+        step = max(1, 2 * width // CHUNK) * CHUNK
+        held: list[np.ndarray] = []
+        for rows, part in self.chunks(self.mean):
+            held.append(np.concatenate([np.ones((len(part), 1)), part, self._one_hot(rows)], axis=1))
+            if len(held) * CHUNK >= step or rows.stop >= self.n:
+                r, held = np.asarray(np.linalg.qr(np.concatenate([r, *held]), mode="r")), []
+        return r
+
+
+def sample(features: object, labels: object = None) -> Sample:
+    """A `Sample` of features (N, D) and labels (N,), or the one given.
+
+    Labels may be any integers; only those that occur are classes. InputError for features that are not a finite
+    numeric matrix, labels that are not integers, other numbers of rows, or fewer than two classes.
+    """
+    if isinstance(features, Sample):
+        return features
+    x, y = as_array(features), as_array(labels)
+    if x.ndim != 2 or x.shape[1] == 0 or x.dtype.kind not in "fiub":
+        raise InputError(f"features must be numbers of shape (N, D), got {x.dtype} of shape {x.shape}")
+    if y.dtype.kind not in "iub" or y.shape != (len(x),):
+        raise InputError(f"labels must be {len(x)} integers, one for each row of features, got {y.dtype} of shape "
+                         f"{y.shape}")  # fmt: skip
+    for start in range(0, len(x), CHUNK):
+        good = np.abs(x[start : start + CHUNK].astype(np.float64)) <= LARGEST  # False for NaN
+        if not good.all():
+            row = start + int(np.flatnonzero(~good.all(1))[0])
+            raise InputError(f"features of row {row} hold NaN, infinity or numbers above {LARGEST:g}; leave the row "
+                             "out, or find out why its model overflowed")  # fmt: skip
+    return Sample(x, classes_of(y))
+
+
+def classes_of(labels: np.ndarray) -> np.ndarray:
+    """Classes 0..C-1, int64 (N,), in the order of the labels' values; InputError if there is only one."""
+    known, y = np.unique(labels, return_inverse=True)
+    if len(known) < 2:
+        raise InputError(f"all {len(labels)} labels are of one class; a score needs at least two")
+    return y.ravel().astype(np.int64)
+
+
+def _decompose(x: np.ndarray, y: np.ndarray, n: int) -> Decomposition:
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    # What remains of a direction in which nothing varies: rounding in the triangle, of the order of its largest entry.
+    rank = int((s > 10 * max(n, *x.shape) * np.finfo(np.float64).eps * s[0]).sum()) if len(s) else 0
+    u, s, vt = u[:, :rank], s[:rank], vt[:rank]
+    projected = u.T @ y
+    rest = ((y - u @ projected) ** 2).sum(0)
+    return Decomposition(s, vt, projected, np.where(rest > 1e-24 * (y**2).sum(0), rest, 0.0))

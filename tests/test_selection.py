@@ -1,0 +1,444 @@
+"""Rankings: what is cached, what is ranked apart, how far a ranking is trusted, and what a budget buys."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import weightedtau
+from torch import nn
+
+import ptlib as pt
+from ptlib import selection, stats
+from ptlib.core import Checkpoint, Preprocessing, Task
+from ptlib.errors import InputError
+from ptlib.models import build_model
+from ptlib.selection import candidates as module
+from ptlib.selection.ranking import Ranking
+from tests.conftest import Tiny, make_task
+
+SIZE = Preprocessing(16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bilinear")
+
+
+def tiny(name: str, **facts: Any) -> Checkpoint:
+    return Checkpoint(name, "tiny", "test", SIZE, parameters=0, flops=0, factory=Tiny, **facts)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PTLIB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "features"
+
+
+def silent(line: str) -> None:
+    pass
+
+
+def features_of(task: Task, strength: float, seed: int = 0, width: int = 6) -> selection.Candidate:
+    """A candidate of a given worth: class means that far apart, in noise."""
+    rng = np.random.default_rng(seed)
+    means = rng.normal(size=(task.n_classes, width)) * strength
+    train, val = (
+        (means[s.targets] + rng.normal(size=(len(s), width))).astype(np.float32) for s in (task.train, task.val)
+    )
+    return selection.Candidate(f"strength {strength}", train, val)
+
+
+def test_a_ranking_needs_features_and_labels_only(task: Task) -> None:
+    ranking = pt.rank([features_of(task, s) for s in (0.0, 3.0, 1.0)], task, log=silent)
+    assert ranking.names == ["strength 3.0", "strength 1.0", "strength 0.0"]
+    assert ranking.pick == "strength 3.0"
+    row = ranking.rows["strength 3.0"]
+    assert row["probe_low"] < row["probe"] <= row["probe_high"]
+    assert math.isnan(row["leep"])
+    assert ranking.reasons["strength 3.0"]["leep"] == "it has no classes of its own"
+    for score in ("log_me", "h_score_shrunk", "sfda", "parc", "etran", "trans_rate"):
+        assert ranking.rows["strength 3.0"][score] > ranking.rows["strength 0.0"][score], score
+    text = str(ranking)
+    assert text.splitlines()[0] == "colours: 3 candidates on 60 train and 30 val images"
+    assert "<table>" in ranking._repr_html_()
+    with pytest.raises(InputError, match="only a checkpoint can be fine-tuned"):
+        selection.halving.fine_tune(next(iter(ranking.candidates.values())), task)
+
+
+def test_the_probe_of_a_ranking_is_the_recipe_probe(task: Task) -> None:
+    ranking = pt.rank([tiny("random/tiny")], task, ["log_me"], seed=3, log=silent)
+    model = build_model(tiny("random/tiny"), task, seed=3)
+    pt.finetune(model, task, pt.recipe("probe"), seed=3, log=silent)
+    said = pt.predict(model, task.val, task)
+    assert ranking.rows["random/tiny"]["probe"] == float((said.predicted == said.targets).mean())
+
+
+def test_layers_come_in_one_pass_and_equal_the_network_cut_off(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    real = module._pass
+    monkeypatch.setattr(module, "_pass", lambda *a: passes.append(a[1].name) or real(*a))  # type: ignore[func-returns-value]
+    names = ["random/efficientnet_lite0@blocks.1", "random/efficientnet_lite0", "random/efficientnet_lite0@blocks.0.0"]
+    found = {c.name: c for c in selection.encode(names, task, log=silent)}
+    assert passes == ["train", "val"]
+    assert list(found) == names
+    whole = pt.load_checkpoint("random/efficientnet_lite0")
+    for name in names:
+        c = pt.load_checkpoint(name)
+        model = build_model(c, task)
+        assert torch.equal(pt.features(model, task.train), torch.from_numpy(found[name].train)), name
+        assert found[name].facts["parameters"] < whole.parameters + 1
+        assert (found[name].source is None) == ("@" in name)
+    small, large = (found[n].facts for n in (names[2], names[0]))
+    assert small["flops"] < large["flops"] < found[names[1]].facts["flops"]
+    assert small["memory_mb"] < large["memory_mb"] < found[names[1]].facts["memory_mb"]
+    source = found[names[1]].source
+    assert source is not None
+    assert source.shape == (len(task.train), 1000)
+    assert source.sum(1) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_layer_that_is_not_there_is_named_with_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"no layer 'block.1'; did you mean 'blocks.1'\?"):
+        pt.load_checkpoint("random/efficientnet_lite0@block.1")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["random/timm/vit_tiny_patch16_224@blocks.2", "random/timm/swin_tiny_patch4_window7_224@layers.1",
+     "random/torchvision/resnet18@layer2", "random/cifar_resnet20@layer2"],
+)  # fmt: skip
+def test_networks_of_all_families_can_be_cut_off_and_trained(name: str, task: Task) -> None:
+    c = pt.load_checkpoint(name)
+    model = build_model(c, task, seed=1)
+    assert model.head.in_features == pt.features(model, task.val.take([0, 1])).shape[1]
+    loss = model(model.preprocess(task.train.inputs[:4])).square().sum()
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters()), "what lies behind the layer is gone"
+
+
+def test_cutting_off_changes_no_statistics(task: Task) -> None:
+    whole = build_model(pt.load_checkpoint("efficientnet_lite0"), task)
+    part = build_model(pt.load_checkpoint("efficientnet_lite0@blocks.2"), task)
+    state = whole.state_dict()
+    kept = {k.replace("backbone.network.", "backbone."): v for k, v in part.state_dict().items() if "network." in k}
+    assert len(kept) > 50
+    assert all(torch.equal(v, state[k]) for k, v in kept.items())
+
+
+def test_a_run_that_began_from_a_layer_can_be_gone_on_with(task: Task, tmp_path: Path) -> None:
+    from ptlib.runs import save_model
+
+    c = pt.load_checkpoint("efficientnet_lite0@blocks.2")
+    model = build_model(c, task, seed=5)
+    path = save_model(model, task, tmp_path / "model.safetensors")
+    again = pt.load_checkpoint(str(path))
+    assert again.architecture == "timm/tf_efficientnet_lite0@blocks.2"
+    other = build_model(again, task, image_size=model.preprocessing.size)
+    assert torch.equal(pt.features(model, task.val), pt.features(other, task.val))
+
+
+def test_features_come_from_the_cache_bit_by_bit(task: Task, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["random/cifar_resnet20", "random/cifar_resnet20@layer1"]
+    first = list(selection.encode(names, task, log=silent))
+    monkeypatch.setattr(module, "_pass", lambda *a: pytest.fail("computed although it is in the cache"))
+    said: list[str] = []
+    second = list(selection.encode(names, task, log=said.append))
+    assert len(list(cache.iterdir())) == 1
+    assert all("from the cache" in line for line in said)
+    for a, b in zip(first, second, strict=True):
+        assert np.array_equal(a.train, b.train)
+        assert np.array_equal(a.val, b.val)
+        assert a.facts["flops"] == b.facts["flops"]
+
+
+@pytest.mark.parametrize("change", ["seed", "image_size", "data", "layers", "precision"])
+def test_what_changes_the_features_changes_the_key(change: str, task: Task, cache: Path) -> None:
+    name = "random/cifar_resnet20"
+    list(selection.encode([name], task, log=silent))
+    changes: dict[str, dict[str, Any]] = {
+        "seed": {"seed": 1},
+        "image_size": {"image_size": 24},
+        "precision": {"precision": "fp32"},
+    }
+    how = changes.get(change, {})
+    other = make_task(seed=1) if change == "data" else task
+    list(selection.encode([name, *([f"{name}@layer1"] if change == "layers" else [])], other, log=silent, **how))
+    assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "other"])
+def test_a_cache_file_that_is_not_whole_is_made_anew(damage: str, task: Task, cache: Path) -> None:
+    (first,) = selection.encode(["random/cifar_resnet20"], task, log=silent)
+    (file,) = cache.iterdir()
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[-1000] ^= 1
+    changed = {"truncate": bytes(content[:-100]), "empty": b"", "other": b"{}" * 999}
+    file.write_bytes(changed.get(damage, bytes(content)))
+    (second,) = selection.encode(["random/cifar_resnet20"], task, log=silent)
+    assert not second.facts["cached"]
+    assert np.array_equal(first.train, second.train)
+    (third,) = selection.encode(["random/cifar_resnet20"], task, log=silent)
+    assert third.facts["cached"]
+
+
+def test_a_network_of_one_s_own_is_not_cached_since_its_code_may_change(
+    task: Task, cache: Path, tmp_path: Path
+) -> None:
+    torch.save(Tiny().state_dict(), tmp_path / "w.pth")
+    c = replace(pt.load_checkpoint(str(tmp_path / "w.pth"), Tiny), preprocessing=SIZE)
+    list(selection.encode([c], task, log=silent))
+    assert not cache.exists()
+    list(selection.encode([tiny("random/tiny")], task, cache=False, log=silent))
+    assert not cache.exists()
+
+
+def test_what_has_seen_the_data_is_ranked_apart_and_never_first(task: Task) -> None:
+    knows = replace(features_of(task, 9.0), name="knows", seen=True)
+    ranking = pt.rank([knows, features_of(task, 2.0), features_of(task, 1.0)], task, log=silent)
+    assert ranking.pick == "strength 2.0"
+    assert ranking.apart == ["knows"]
+    assert list(ranking.rows)[-1] == "knows"
+    assert ranking.rows["knows"]["probe"] >= ranking.rows["strength 2.0"]["probe"]
+    assert "knows (has seen this data)" in str(ranking)
+    assert "knows has seen this data in training" in selection.advice(ranking)
+    alone = pt.rank([features_of(task, 2.0), features_of(task, 1.0)], task, log=silent)
+    for score in ("etran", "ncti"):  # relative to the pool: what is apart does not stretch the scale
+        assert ranking.rows["strength 2.0"][score] == alone.rows["strength 2.0"][score]
+    truth = {"knows": 0.99, "strength 2.0": 0.8, "strength 1.0": 0.7}
+    with pytest.raises(InputError, match="2 candidates have a known accuracy"):
+        pt.trust(selection.with_truth(ranking, truth))
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "name", "seen"),
+    [("CIFAR-10", "cifar10", True), ("CIFAR-10", "cifar100", False), ("ImageNet-1k, then photos", "photos", True),
+     ("ImageNet-1k", "photos", False), (None, "photos", False), ("Fashion-MNIST", "fashion_mnist", True),
+     ("Fashion-MNIST", "hf:fashion_mnist", True), ("Fashion-MNIST", "mnist", False)],
+)  # fmt: skip
+def test_a_checkpoint_knows_the_data_it_has_seen(trained_on: str | None, name: str, seen: bool, task: Task) -> None:
+    assert tiny("x", trained_on=trained_on).has_seen(replace(task, name=name)) == seen
+
+
+def test_published_weights_are_known_by_their_hash(real_data: Path, task: Task) -> None:
+    files = sorted((real_data / "cifar_resnets").glob("*.th"))
+    assert len(files) == 4
+    for file in files:
+        c = pt.load_checkpoint(str(file))
+        assert c.architecture == f"cifar_{file.stem.partition('-')[0]}"
+        assert c.trained_on == "CIFAR-10"
+        assert c.has_seen(replace(task, name="cifar10"))
+    ranking = pt.rank([str(f) for f in files[:2]], replace(task, name="cifar10"), ["log_me"], log=silent)
+    assert set(ranking.apart) == {"resnet20-12fca82f", "resnet32-d509ac18"}
+    assert ranking.names == []
+
+
+def test_repeated_images_count_once_in_scores(task: Task) -> None:
+    twice = replace(task.train, ids=[f"again/{i}" for i in task.train.ids])
+    both = pt.Split("train", torch.cat([task.train.inputs, twice.inputs]), torch.cat([task.train.targets] * 2),
+                    [*task.train.ids, *twice.ids])  # fmt: skip
+    c = features_of(task, 1.0)
+    doubled = replace(c, train=np.concatenate([c.train, c.train]))
+    one, two = (
+        pt.rank([x], t, ["log_me", "h_score"], log=silent) for x, t in ((c, task), (doubled, replace(task, train=both)))
+    )
+    for score in ("log_me", "h_score"):
+        assert one.rows[c.name][score] == two.rows[c.name][score]
+
+
+def known(task: Task, truth: dict[str, float], **columns: list[float]) -> Ranking:
+    """A ranking with made-up rows, best first, and what fine-tuning gave."""
+    rows: dict[str, dict[str, Any]] = {
+        name: {
+            "seen": False,
+            "probe": 0.5,
+            "probe_low": 0.4,
+            "probe_high": 0.6,
+            **{k: v[i] for k, v in columns.items()},
+        }
+        for i, name in enumerate(truth)
+    }
+    return selection.with_truth(Ranking("made up", 10, 10, 1000, tuple(columns), rows, {}), truth)
+
+
+def test_trust_by_hand(task: Task) -> None:
+    truth = dict(zip("abcdefgh", (0.9, 0.88, 0.8, 0.7, 0.65, 0.6, 0.5, 0.3), strict=True))
+    values = np.array(list(truth.values()))
+    perfect, reverse = list(values), list(-values)
+    noisy = [3.0, 5.0, 4.0, 2.0, math.nan, 1.0, 2.0, 0.0]
+    judged = pt.trust(known(task, truth, perfect=perfect, reverse=reverse, noisy=noisy, imagenet_top1=[0.7] * 8))
+    t = judged["perfect"]
+    assert [t.tau, t.regret, t.regret_3, t.worst, t.best] == pytest.approx([1, 0, 0, 1, 1])
+    assert t.low == pytest.approx(1)
+    assert t.p < 0.01
+    assert judged["reverse"].regret == pytest.approx(0.6)
+    assert judged["reverse"].regret_3 == pytest.approx(0.3)
+    assert judged["reverse"].tau == pytest.approx(-1)
+    assert judged["reverse"].p > 0.99
+    said = np.where(np.isnan(noisy), -1, noisy)  # what says nothing stands last
+    assert judged["noisy"].tau == pytest.approx(weightedtau(said, values).statistic, abs=1e-12)
+    assert judged["noisy"].regret == pytest.approx(0.02)
+    assert judged["noisy"].low < judged["noisy"].tau < judged["noisy"].high
+    without = [weightedtau(np.delete(said, i), np.delete(values, i)).statistic for i in range(8)]
+    assert judged["noisy"].worst == pytest.approx(min(without))
+    assert judged["noisy"].best == pytest.approx(max(without))
+    chance = judged["random order"]
+    assert chance.tau == 0
+    assert chance.regret == pytest.approx(0.9 - values.mean(), abs=0.01)
+    assert judged["ImageNet top-1"].tau == 0  # all alike: it orders nothing
+    assert judged["ImageNet top-1"].regret == pytest.approx(chance.regret)
+    assert 0.3 < judged.chance < 0.9
+    assert judged.ceiling > 0.9
+    assert judged["this ranking"].tau == pytest.approx(1)  # the rows were given best first
+    assert next(iter(judged.predictors)) in ("perfect", "this ranking")
+    assert pt.trust(known(task, truth, noisy=noisy))["noisy"] == judged["noisy"]
+
+
+def test_the_null_and_the_interval_are_honest(task: Task) -> None:
+    """A score that is noise has a small p in 1 of 20 cases; the interval of a real one holds the population's tau."""
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0.3, 0.9, (4000, 12))
+    population = float(stats.weighted_tau(truth + rng.normal(0, 0.12, truth.shape), truth).mean())
+    small, held, n = 0, 0, 100
+    for values in truth[:n]:
+        columns = {"noise": list(rng.normal(size=12)), "good": list(values + rng.normal(0, 0.12, 12))}
+        judged = pt.trust(known(task, dict(zip("abcdefghijkl", values, strict=True)), **columns), resamples=200)
+        small += judged["noise"].p <= 0.05
+        held += judged["good"].low <= population <= judged["good"].high
+    assert small <= 13  # 5 expected, more than 13 in 1 of 2,000 cases
+    assert held / n >= 0.85
+
+
+def test_trust_pools_targets(task: Task) -> None:
+    names = "abcdef"
+    one = known(task, dict(zip(names, (0.9, 0.8, 0.7, 0.6, 0.5, 0.4), strict=True)), score=[6.0, 5, 4, 3, 2, 1])
+    two = known(task, dict(zip(names, (0.5, 0.4, 0.9, 0.6, 0.3, 0.2), strict=True)), score=[6.0, 5, 4, 3, 2, 1])
+    judged = pt.trust([one, two])
+    taus = [1.0, float(weightedtau([6.0, 5, 4, 3, 2, 1], [0.5, 0.4, 0.9, 0.6, 0.3, 0.2]).statistic)]
+    assert judged["score"].tau == pytest.approx(np.mean(taus))
+    assert judged["score"].regret == pytest.approx(0.2)
+    assert judged["score"].regret_max == pytest.approx(0.4)
+    assert judged.n_candidates == (6, 6)
+    assert "over 2 targets" in selection.advice(with_val(one, task), judged)
+
+
+def with_val(ranking: Ranking, task: Task) -> Ranking:
+    rng = np.random.default_rng(0)
+    said = {
+        name: pt.Predictions.of(
+            task.val.targets.numpy(), rng.normal(size=(len(task.val), 3)), class_names=task.class_names
+        )
+        for name in ranking.rows
+    }
+    return replace(ranking, val={"probe": said})
+
+
+def test_a_study_end_to_end_is_deterministic_and_reads_back(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PTLIB_OUTPUTS", str(tmp_path / "outputs"))
+    few = [
+        tiny("random/tiny"),
+        replace(tiny("twice"), source="test two"),
+        *selection.encode(["random/cifar_resnet20"], task, log=silent),
+    ]
+
+    def once(cache: bool) -> Ranking:
+        ranking = pt.rank(few, task, image_size=16, cache=cache, log=silent)
+        return pt.fine_tune_all(ranking, task, epochs=1, log=silent)
+
+    ranking, again = once(True), once(False)
+    for name, row in ranking.rows.items():
+        kept = {k: v for k, v in row.items() if not k.startswith(("seconds", "images_per_s"))}
+        assert repr(kept) == repr({k: again.rows[name][k] for k in kept})  # NaN, too, equals NaN
+    judged = pt.trust(ranking)
+    assert judged["random order"].kind == "baseline"
+    assert "fine-tuned, test" in str(ranking)
+    path = selection.save_study("select", {"seed": 0}, [task], [ranking], judged)
+    record = json.loads((path / "run.json").read_text())
+    assert record["status"] == "complete"
+    assert record["tasks"][0]["fingerprint"] == task.fingerprint
+    assert record["picks"]["colours"]["pick"] == ranking.pick
+    back = Ranking.load(path / "ranking-colours.json")
+    assert back.names == ranking.names
+    assert back.rows[back.pick]["finetuned"] == ranking.rows[back.pick]["finetuned"]
+    assert pt.trust(back).predictors.keys() == judged.predictors.keys()
+    assert pt.trust(back)["probe"] == judged["probe"]
+
+
+def test_a_budget_is_spent_on_the_best(task: Task) -> None:
+    shelf: list[Any] = [tiny(f"random/{i}") for i in range(3)]
+    shelf += [features_of(task, s) for s in (0.0, 0.1, 0.2, 0.3)]
+    said: list[str] = []
+    ranking = pt.rank(shelf, task, budget=120, log=said.append)
+    assert any("fine-tuning" in line and "for 4 epochs" in line for line in said)
+    tuned = [n for n, row in ranking.rows.items() if "tuned" in row]
+    assert 2 <= len(tuned) <= 4
+    assert set(ranking.names[: len(tuned)]) == set(tuned), "what went further stands before what did not"
+    assert ranking.stage == "tuned"
+    assert ranking.rows[ranking.pick]["tuned"] == max(ranking.rows[n]["tuned"] for n in tuned)
+    assert ranking.rows[ranking.pick]["tuned_low"] < ranking.rows[ranking.pick]["tuned"]
+    assert "short fine-tuning" in ranking.chosen_on
+    assert "a short fine-tuning has" in selection.advice(ranking)
+
+
+def test_a_budget_too_small_ends_with_probes_and_says_so(task: Task) -> None:
+    said: list[str] = []
+    ranking = pt.rank([tiny(f"random/{i}") for i in range(8)], task, ["log_me"], budget=1e-3, log=said.append)
+    assert len(ranking.val["probe"]) == 4  # the better half
+    assert ranking.stage == "probe"
+    assert ranking.pick in ranking.val["probe"]
+    assert any("too few to fine-tune" in line for line in said)
+    assert sum("probe" in row for row in ranking.rows.values()) == 4
+    with pytest.raises(InputError, match="budget is 0"):
+        pt.rank(["random/efficientnet_lite0"], task, budget=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda t: pt.rank([], t), "no candidates"),
+        (lambda t: pt.rank(["random/efficientnet_lite0"] * 2, t), "given twice"),
+        (lambda t: pt.rank([features_of(t, 1.0)], t, ["logme"]), r"unknown score 'logme'; did you mean 'log_me'\?"),
+        (lambda t: pt.rank([features_of(t, 1.0)], t, seen=["x"]), "seen names 'x', which is no candidate"),
+        (lambda t: pt.rank([replace(features_of(t, 1.0), val=np.ones((3, 6)))], t), r"of val are of shape \(3, 6\)"),
+        (lambda t: pt.trust([]), "no ranking to judge"),
+        (lambda t: pt.trust(known(t, dict.fromkeys("abc", 0.5)), resamples=5), "resamples is 5"),
+        (lambda t: known(t, {"a": 1.2, "b": 0.1}), "accuracy of 'a' is 1.2"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_sentence(call: Any, says: str, task: Task) -> None:
+    with pytest.raises(InputError, match=says):
+        call(task)
+
+
+def test_advice_says_what_it_may_cost_to_be_wrong(task: Task) -> None:
+    near = [features_of(task, s, seed=i) for i, s in enumerate((1.0, 1.01))]
+    text = selection.advice(pt.rank([*near, features_of(task, 0.0)], task, log=silent))
+    assert text.startswith("Take strength 1")
+    assert "can't be told apart from it" in text
+    assert "points better" in text
+    assert "would settle" in text
+
+
+def test_hostile_names_stay_text(task: Task) -> None:
+    bad = replace(features_of(task, 1.0), name="<img src=x onerror=alert(1)>")
+    assert "<img" not in pt.rank([bad], task, log=silent)._repr_html_()
+
+
+def test_a_named_network_s_memory_is_what_backward_keeps(task: Task) -> None:
+    class Line(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3 * 16 * 16, 5, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x.flatten(1))  # type: ignore[no-any-return]
+
+    model = build_model(replace(tiny("random/line"), factory=Line), task, image_size=16)
+    found = pt.cost(model, task.val)
+    # Weights, gradients and two moments of the head, and the image that the head's gradient needs.
+    image = 3 * 16 * 16
+    assert found["memory_mb"] == pytest.approx((16 * (image * 3 + 3) + 32 * 4 * image) / 1e6)
