@@ -50,7 +50,7 @@ def _text(value: Any) -> Any:
 
 def _checkpoint(value: str) -> str:
     """A name of the right form; whether timm or torchvision know it is for them to say, which takes seconds."""
-    if value in CHECKPOINTS or "/" in value or Path(value).suffix or Path(value).exists():
+    if value.partition("@")[0] in CHECKPOINTS or "/" in value or Path(value).suffix or Path(value).exists():
         return value
     near = difflib.get_close_matches(value, [*CHECKPOINTS, *KNOWN], n=1)
     hint = f"; did you mean {KNOWN.get(near[0], near[0])!r}?" if near else ""
@@ -99,9 +99,9 @@ VOCABULARY: dict[str, Any] = {
     "augment": _optional(Annotated[list[str], BeforeValidator(_from_json)]),
     "run": _optional(_Text),
     "runs": _optional(Annotated[list[_Text], Field(min_length=2), BeforeValidator(_from_json)]),
-    "checkpoints": Annotated[
-        list[Annotated[_Text, AfterValidator(_checkpoint)]], Field(min_length=2), BeforeValidator(_from_json)
-    ],
+    "checkpoints": _optional(
+        Annotated[list[Annotated[_Text, AfterValidator(_checkpoint)]], Field(min_length=2), BeforeValidator(_from_json)]
+    ),
     "more_targets": Annotated[list[_Target], BeforeValidator(_from_json), AfterValidator(_plain_targets)],
     "seen": Annotated[list[_Text], BeforeValidator(_from_json)],
     "scores": _optional(Annotated[list[_Text], Field(min_length=1), BeforeValidator(_from_json)]),

@@ -138,7 +138,8 @@ def dense(name: str, x: np.ndarray, y: np.ndarray) -> float:
         s = z / np.where(std > 1e-12 * std.max(), std, np.inf)
         pairs = np.triu_indices(n, 1)
         one_hot = np.eye(len(classes))[y]
-        return float(spearmanr(*((1 - np.corrcoef(v))[pairs].round(12) for v in (s, one_hot))).statistic)
+        far = [np.asarray(1 - np.corrcoef(v))[pairs].round(12) for v in (s, one_hot)]
+        return float(spearmanr(*far).statistic)
     assert name == "sfda"
 
     def log_posterior(x: np.ndarray, shrinkage: float | None) -> tuple[np.ndarray, float]:
