@@ -44,9 +44,11 @@ if TYPE_CHECKING:
     from ptlib.runtime import choose_device as choose_device
     from ptlib.selection import Candidate as Candidate
     from ptlib.selection import Ranking as Ranking
+    from ptlib.selection import advice as advice
     from ptlib.selection import fine_tune_all as fine_tune_all
     from ptlib.selection import rank as rank
     from ptlib.selection import successive_halving as successive_halving
+    from ptlib.selection import task_of as task_of
     from ptlib.selection import trust as trust
     from ptlib.stages import Stage as Stage
     from ptlib.stages import recipe as recipe
@@ -70,7 +72,7 @@ _NAMES = {
     "results": ["Estimate", "Predictions", "Report"],
     "runs": ["Run", "read_run", "save_run"],
     "runtime": ["Clock", "choose_device"],
-    "selection": ["Candidate", "Ranking", "fine_tune_all", "rank", "successive_halving", "trust"],
+    "selection": ["Candidate", "Ranking", "advice", "fine_tune_all", "rank", "successive_halving", "task_of", "trust"],
     "stages": ["Stage", "recipe"],
     "train": ["History", "find_lr", "finetune"],
 }

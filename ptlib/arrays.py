@@ -14,7 +14,10 @@ def as_array(values: Any) -> np.ndarray:
     if hasattr(values, "detach"):  # torch
         values = values.detach().cpu()
         values = values.float() if values.dtype.is_floating_point and values.element_size() < 4 else values
-    return np.asarray(values)
+    try:
+        return np.asarray(values)
+    except ValueError as e:
+        raise InputError(f"values make no rectangular array: {e}") from None
 
 
 def class_indices(targets: np.ndarray, names: tuple[str, ...] | None) -> np.ndarray:

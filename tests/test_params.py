@@ -53,7 +53,9 @@ def test_papermills_own_and_later_cells_are_not_mistaken_for_parameters() -> Non
         ("overrides", []), ("run_name", "../x"), ("run_name", ".hidden"), ("run_name", "a/b"), ("run_name", ""),
         ("accumulate", 0), ("compile", 2), ("device", 3.5), ("head_epochs", -1), ("n_val", "many"), ("n_test", [1]),
         ("dataset", None), ("data_dir", 5.5), ("architecture", [1]), ("overrides", "{"),
-        ("augment", "[1"), ("overrides", "[1]"),
+        ("augment", "[1"), ("overrides", "[1]"), ("budget", 0), ("budget", math.nan), ("scores", []), ("seen", "x"),
+        ("more_targets", "digits"), ("more_targets", [{"data": "digits"}]), ("validate", "perhaps"),
+        ("checkpoints", ["efficientnet_lite0", "resnet5O"]), ("checkpoints", ["efficientnet_lite0"]),
     ],
 )  # fmt: skip
 def test_bad_values_are_refused_by_name(name: str, value: Any) -> None:
@@ -79,6 +81,9 @@ def test_every_parameter_of_the_vocabulary_refuses_something() -> None:
         ("lr", None, None), ("compile", "true", True), ("recipe", "lp-ft", "lp-ft"), ("augment", ["flip"], ["flip"]),
         ("overrides", '{"ema": 0.9}', {"ema": 0.9}), ("augment", '["flip"]', ["flip"]), ("run_name", 7, "7"),
         ("dataset", 2024, "2024"), ("run_name", "a-b_c.1", "a-b_c.1"), ("seed", 2**31 - 1, 2**31 - 1),
+        ("budget", "300", 300.0), ("scores", '["log_me"]', ["log_me"]), ("checkpoints", None, None),
+        ("more_targets", '[{"dataset": "digits", "n_train": "300"}]',
+         [{"dataset": "digits", "n_train": 300, "n_val": None, "n_test": None}]),
     ],
 )  # fmt: skip
 def test_right_values_come_through(name: str, value: Any, right: Any) -> None:

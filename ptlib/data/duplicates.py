@@ -32,9 +32,9 @@ def find_duplicates(task: Task, max_bits: int = 6, max_difference: float = 8.0) 
     bits, and the 8 x 8 RGB thumbnails by at most `max_difference` grey levels on average. The second condition keeps
     flat images, whose hash is noise, from being taken for one another. Cost: N_train x N_test comparisons of 64 bits.
     """
-    hashes = {digest: i for i, digest in reversed(list(enumerate(_digests(task.train))))}
+    hashes = {digest: i for i, digest in reversed(list(enumerate(digests(task.train))))}
     exact, rest = [], []
-    for row, digest in enumerate(_digests(task.test)):
+    for row, digest in enumerate(digests(task.test)):
         if digest in hashes:
             exact.append((task.train.ids[hashes[digest]], task.test.ids[row]))
         else:
@@ -50,8 +50,9 @@ def find_duplicates(task: Task, max_bits: int = 6, max_difference: float = 8.0) 
     return Duplicates(exact, near)
 
 
-def _digests(split: Split) -> list[bytes]:
-    return [hashlib.sha256(image).digest() for rows in split.inputs.split(1024) for image in rows.numpy()]
+def digests(split: Split) -> list[bytes]:
+    """SHA-256 of each example's pixels."""
+    return [hashlib.sha256(image).digest() for rows in split.inputs.split(1024) for image in rows.contiguous().numpy()]
 
 
 def _hash(images: Tensor, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -73,10 +73,11 @@ def against_truth(
 
 
 def trusted(judged: Trust, ax: Axes | None = None) -> Axes:
-    """Each predictor's weighted tau with its interval, best first; grey: what 95 of 100 random orders reach."""
+    """Each predictor's weighted tau with its interval, best first; grey: up to what 19 of 20 random orders reach."""
     shown = {name: t for name, t in judged.predictors.items() if name != "random order"}
     ax = axes(ax, 8, 1 + 0.24 * len(shown))
-    chance = ax.axvspan(-judged.chance, judged.chance, color="0.92", lw=0, label="chance")
+    chance = ax.axvspan(-1.05, judged.chance, color="0.94", lw=0, label="19 of 20\nrandom orders")
+    best = ax.axvline(judged.chance_of_best, color="0.5", lw=1, label="the best score\nby chance")
     ceiling = ax.axvline(judged.ceiling, color="0.5", ls=":", lw=1, label="the order on\nanother test set")
     for i, t in enumerate(shown.values()):
         color = PALETTE[KINDS.index(t.kind)]
@@ -84,7 +85,9 @@ def trusted(judged: Trust, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(len(shown)), [plain(name) for name in shown], fontsize=8)
     keys = [k for k in KINDS if any(t.kind == k for t in shown.values())]
     handles = [Line2D([], [], ls="", marker="o", color=PALETTE[KINDS.index(k)], label=k) for k in keys]
-    ax.legend(handles=[*handles, chance, ceiling], frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    ax.legend(
+        handles=[*handles, chance, best, ceiling], frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1)
+    )
     ax.set(xlabel="weighted Kendall tau with accuracy after fine-tuning", xlim=(-1.05, 1.05))
     ax.invert_yaxis()
     return ax

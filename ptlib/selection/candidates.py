@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ptlib.arrays import as_array
 from ptlib.checkpoints import load_checkpoint, whole_of
 from ptlib.core import Checkpoint, Split, Task
 from ptlib.data.images import cache_dir
@@ -27,12 +29,12 @@ from ptlib.runtime import choose_device, choose_precision, place
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """What a frozen encoder makes of a task: features of train and val, float32 (N, D), in the splits' order.
+    """What a frozen encoder makes of a task: features of train and val, (N, D), in the splits' order.
 
-    `source` (N, Z) are the probabilities that train images are of the encoder's own classes, None if it has none.
-    `facts` holds what is known of it and what it cost: parameters, flops, images_per_s, memory_mb, accuracy (published,
-    on ImageNet), seconds. `seen` says that it was trained on the task's own data. Any encoder, of images or text, makes
-    one: `Candidate("name", train_features, val_features)`.
+    Any encoder, of images or text, makes one, from arrays of any framework: `Candidate("name", train, val)`; they are
+    kept in float32. `source` (N, Z) are the probabilities that train examples are of the encoder's own classes, None if
+    it has none. `facts` holds what is known of it and what it cost: parameters, flops, images_per_s, memory_mb,
+    accuracy (published, on ImageNet), seconds. `seen` says that it was trained on the task's own data.
     """
 
     name: str
@@ -43,6 +45,39 @@ class Candidate:
     seen: bool = False
     checkpoint: Checkpoint | None = None
 
+    def __post_init__(self) -> None:
+        for what in ("train", "val", "source"):
+            if getattr(self, what) is None:
+                continue
+            x = as_array(getattr(self, what))
+            if x.ndim != 2 or 0 in x.shape or x.dtype.kind not in "fiub" or not np.isfinite(x).all():
+                bad = ", with NaN or infinity" if x.dtype.kind == "f" and not np.isfinite(x).all() else ""
+                raise InputError(
+                    f"candidate {self.name!r}: {what} must be finite numbers of shape (N, D), got {x.dtype} of shape "
+                    f"{x.shape}{bad}"
+                )
+            object.__setattr__(self, what, np.ascontiguousarray(x, dtype=np.float32))
+
+
+def task_of(train: Any, val: Any, class_names: Sequence[str] | None = None, name: str = "labels") -> Task:
+    """A task that holds labels alone, integers (N,) of train and val, to rank candidates that are features alone.
+
+    Its images are blank, so no checkpoint can be tried on it, and its test split is a copy of val.
+    """
+    labels = {"train": as_array(train), "val": as_array(val), "test": as_array(val)}
+    for split, y in labels.items():
+        if y.ndim != 1 or y.dtype.kind not in "iu" or not len(y) or y.min() < 0:
+            raise InputError(
+                f"{split} must be class indices from 0 on, integers (N,), got {y.dtype} of shape {y.shape}"
+            )
+    names = tuple(class_names or map(str, range(int(max(y.max() for y in labels.values())) + 1)))
+    parts = [
+        Split(s, torch.zeros(len(y), 1, 1, 3, dtype=torch.uint8), torch.from_numpy(y.astype(np.int64)),
+              [f"{s}/{i}" for i in range(len(y))])
+        for s, y in labels.items()
+    ]  # fmt: skip
+    return Task(name, "image_classification", names, parts[0], parts[1], parts[2])
+
 
 def encode(
     checkpoints: Sequence[str | Checkpoint | Candidate], task: Task, *, image_size: int | None = None, seed: int = 0,
@@ -51,38 +86,51 @@ def encode(
 ) -> Iterator[Candidate]:  # fmt: skip
     """Each checkpoint's features of the task, in the order given; layers of one network are had in a single pass.
 
-    `image_size` is at most the checkpoint's own. Features are kept in the cache folder (`cache=False` does without),
-    under a key of the weights, the data, the preprocessing, and what their bits depend on; a file that is not whole
-    is made anew. `seen` names candidates that were trained on the task's data where the checkpoint itself does not say
-    so. `architecture` is for weight files that don't say what they are for. InputError for a candidate named twice.
+    `image_size` is at most the checkpoint's own; a network that takes only its own size gets that. Features are kept
+    in the cache folder (`cache=False` does without) under a key of the weights, the data, the preprocessing, and what
+    their bits depend on; a file that is not whole is made anew. `seen` names candidates that were trained on the
+    task's data where the checkpoint itself does not say so. `architecture` is for weight files that don't say what
+    they are for. InputError for a candidate named twice.
     """
-    found = [c if isinstance(c, Candidate | Checkpoint) else load_checkpoint(c, architecture) for c in checkpoints]
-    found = _short_names(found)
-    names = [c.name for c in found]
+    found = [c if isinstance(c, Candidate | Checkpoint) else _load(c, architecture) for c in checkpoints]
+    names = _short_names(found)
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"candidate {name!r} is given twice; each counts once")
-    unknown = [name for name in seen if name not in names]
+    aliases = [_aliases(c, name) for c, name in zip(found, names, strict=True)]
+    unknown = [name for name in seen if not any(name in known for known in aliases)]
     if unknown:
         raise InputError(f"seen names {unknown[0]!r}, which is no candidate; they are {', '.join(names)}")
-    made: dict[str, Candidate] = {}
+    made: dict[int, Candidate] = {}
     for i, c in enumerate(found):
         if isinstance(c, Candidate):
             _check(c, task)
-            made[c.name] = c
-        elif c.name not in made:
-            family = [o for o in found if isinstance(o, Checkpoint) and whole_of(o).name == whole_of(c).name]
-            for one in _encode_family(family, task, image_size, seed, device, precision, cache):
-                marked = one.seen or one.name in seen
-                made[one.name] = replace(one, seen=marked)
-                f = one.facts
-                log(f"{one.name}: {one.train.shape[1]} features, {f['images_per_s']:,.0f} images/s, "
-                    f"{f['seconds']:.1f} s{', from the cache' if f['cached'] else ''}"
-                    f"{', trained on this data: ranked apart' if marked else ''}")  # fmt: skip
-        yield made[names[i]]
+            made[i] = c
+        elif i not in made:
+            family = {j: o for j, o in enumerate(found) if isinstance(o, Checkpoint) and _same_weights(c, o)}
+            encoded = _encode_family(list(family.values()), task, image_size, seed, device, precision, cache)
+            made.update(zip(family, encoded, strict=True))
+            for j in family:
+                f = made[j].facts
+                log(f"{names[j]}: {made[j].train.shape[1]} features, {f['images_per_s']:,.0f} images/s, "
+                    f"{f['seconds']:.1f} s{', from the cache' * f['cached']}")  # fmt: skip
+        marked = made[i].seen or any(name in seen for name in aliases[i])
+        if marked:
+            log(f"{names[i]} was trained on this data: it is ranked apart")
+        yield replace(made[i], name=names[i], seen=marked)
 
 
-def _short_names(found: Sequence[Checkpoint | Candidate]) -> list[Checkpoint | Candidate]:
+def _load(name: str, architecture: str | None) -> Checkpoint:
+    """The checkpoint; `architecture` counts only where a weight file does not say what it is for."""
+    try:
+        return load_checkpoint(name)
+    except InputError:
+        if architecture is None:
+            raise
+        return load_checkpoint(name, architecture)
+
+
+def _short_names(found: Sequence[Checkpoint | Candidate]) -> list[str]:
     """Weight files under their file's name, as far as that tells them apart."""
     short = []
     for c in found:
@@ -90,14 +138,27 @@ def _short_names(found: Sequence[Checkpoint | Candidate]) -> list[Checkpoint | C
             short.append(Path(whole_of(c).name).stem + f"@{c.layer}" * bool(c.layer))
         else:
             short.append(c.name)
-    return [replace(c, name=n) if short.count(n) == 1 else c for c, n in zip(found, short, strict=True)]
+    return [c.name if short.count(n) > 1 else n for c, n in zip(found, short, strict=True)]
+
+
+def _aliases(c: Checkpoint | Candidate, shown: str) -> set[str]:
+    """What a candidate may be called: as shown, as given, and either without its layer."""
+    names = {shown, c.name}
+    return names | {n.removesuffix(f"@{c.layer}") for n in names} if isinstance(c, Checkpoint) else names
+
+
+def _same_weights(a: Checkpoint, b: Checkpoint) -> bool:
+    a, b = whole_of(a), whole_of(b)
+    return (a.name, a.sha256, a.architecture) == (b.name, b.sha256, b.architecture)
 
 
 def _check(c: Candidate, task: Task) -> None:
     for split, x in ((task.train, c.train), (task.val, c.val)):
-        if x.ndim != 2 or len(x) != len(split) or x.shape[1] != c.train.shape[1]:
+        if len(x) != len(split) or x.shape[1] != c.train.shape[1]:
             raise InputError(f"candidate {c.name!r}: features of {split.name} are of shape {x.shape}; "
-                             f"({len(split)}, {c.train.shape[-1]}) are needed")  # fmt: skip
+                             f"({len(split)}, {c.train.shape[1]}) are needed")  # fmt: skip
+    if c.source is not None and len(c.source) != len(task.train):
+        raise InputError(f"candidate {c.name!r}: source has {len(c.source)} rows for {len(task.train)} train examples")
 
 
 def _encode_family(
@@ -107,9 +168,8 @@ def _encode_family(
     """Candidates that are one network, whole or up to several of its layers."""
     start = time.perf_counter()
     whole, layers = whole_of(family[0]), [c.layer for c in family if c.layer]
-    side = None if image_size is None else min(image_size, whole.preprocessing.size)
-    model = build_model(whole, task, side, seed, own_head=True)
-    where = choose_device(device)
+    model = _build(whole, task, image_size, seed, own_head=True)
+    side, where = model.preprocessing.size, choose_device(device)
     place(model, where)
     chosen = choose_precision(precision, where, model)
     key = _key(model, task, layers, chosen, where)
@@ -121,39 +181,51 @@ def _encode_family(
             arrays |= {f"{split.name} {k}": v for k, v in _pass(model, split, layers, where, chosen).items()}
         passed = time.perf_counter() - start
         for c in family:
-            part = build_model(c, task, side, seed) if c.layer else model
-            facts[c.layer or ""] = cost(part, task.train, device, precision, images=64)
+            facts[c.layer or ""] = cost(build_model(c, task, side, seed), task.train, device, precision, images=64)
         facts["seconds"] = {"features": passed, "cost": time.perf_counter() - start - passed}
         if file:
             _write(file, arrays, facts)
     elapsed = time.perf_counter() - start
+    source = arrays.get("train own classes") if whole.pretrained else None
     return [
         Candidate(
-            c.name, arrays[f"train {c.layer or ''}"], arrays[f"val {c.layer or ''}"],
-            None if c.layer else arrays["train source"],
-            {**facts[c.layer or ""], "accuracy": c.accuracy, "image_size": model.preprocessing.size,
-             "seconds": elapsed / len(family), "seconds_uncached": sum(facts["seconds"].values()) / len(family),
-             "cached": held is not None},
+            c.name, arrays[f"train {c.layer or ''}"], arrays[f"val {c.layer or ''}"], None if c.layer else source,
+            {**facts[c.layer or ""], "accuracy": c.accuracy, "image_size": side, "cached": held is not None,
+             "seconds": elapsed / len(family), "seconds_uncached": sum(facts["seconds"].values()) / len(family)},
             c.has_seen(task), c,
         )
         for c in family
     ]  # fmt: skip
 
 
+def _build(c: Checkpoint, task: Task, image_size: int | None, seed: int, own_head: bool = False) -> Model:
+    if image_size is not None:
+        try:
+            return build_model(c, task, min(image_size, c.preprocessing.size), seed, own_head=own_head)
+        except InputError:  # it takes its own size alone
+            pass
+    return build_model(c, task, None, seed, own_head=own_head)
+
+
 def _pass(model: Model, split: Split, layers: Sequence[str], where: torch.device, precision: str) -> dict[str, Any]:
     """Features of the whole and of each layer, and source probabilities, in one pass over the images."""
     taps: dict[str, Tensor] = {}
+    widths: dict[str, int] = {}
+
+    def keep(layer: str) -> Callable[..., None]:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            if layer not in taps:  # a module may run several times, and what follows may write into its output
+                taps[layer] = pooled(output).clone()
+
+        return hook
 
     def part(x: Tensor) -> Tensor:
+        taps.clear()
         features = model.backbone(x)
-        outputs = {"": features, **{layer: taps[layer] for layer in layers}, "source": model.head(features)}
+        outputs = {"": features, **{layer: taps[layer] for layer in layers}, "own classes": model.head(features)}
         widths.update({name: value.shape[1] for name, value in outputs.items()})
         return torch.cat([value.float() for value in outputs.values()], dim=1)
 
-    def keep(layer: str) -> Callable[..., None]:
-        return lambda module, inputs, output: taps.update({layer: pooled(output)})
-
-    widths: dict[str, int] = {}
     handles = [model.backbone.get_submodule(layer).register_forward_hook(keep(layer)) for layer in layers]
     try:
         found = forward(model, part, split.inputs, where, precision)
@@ -161,13 +233,15 @@ def _pass(model: Model, split: Split, layers: Sequence[str], where: torch.device
         for handle in handles:
             handle.remove()
     parts = dict(zip(widths, found.split(list(widths.values()), dim=1), strict=True))
-    parts["source"] = parts["source"].softmax(1)
+    own = parts.pop("own classes")
+    if split.name == "train" and own.shape[1] > 1:
+        parts["own classes"] = own.softmax(1)
     return {name: value.cpu().numpy() for name, value in parts.items()}
 
 
 def _reproducible(c: Checkpoint) -> bool:
     """Whether the weights say what is computed: of a network made by the user's own function they don't."""
-    return c.factory is None or not c.source.startswith("file ")
+    return c.factory is None or c.source.startswith(("hub ", "https://"))
 
 
 def _key(model: Model, task: Task, layers: Sequence[str], precision: str, where: torch.device) -> str:
@@ -175,9 +249,16 @@ def _key(model: Model, task: Task, layers: Sequence[str], precision: str, where:
     for name, value in model.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    threads = torch.get_num_threads() if where.type == "cpu" else 0
-    facts = [1, repr(model.backbone), task.fingerprint, asdict(model.preprocessing), sorted(layers), precision,
-             where.type, threads, torch.__version__]  # fmt: skip
+    on_cpu = where.type == "cpu"
+    machine = (
+        torch.backends.cpu.get_cpu_capability()
+        if on_cpu
+        else torch.cuda.get_device_name(where) * (where.type == "cuda")
+    )
+    versions = [importlib.metadata.version(p) for p in ("torch", "torchvision", "timm")]
+    threads = torch.get_num_threads() if on_cpu else 0
+    facts = [2, repr(model.backbone), task.fingerprint, asdict(model.preprocessing), sorted(layers), precision,
+             where.type, machine, threads, versions]  # fmt: skip
     digest.update(json.dumps(facts).encode())
     return digest.hexdigest()[:40]
 
@@ -185,8 +266,12 @@ def _key(model: Model, task: Task, layers: Sequence[str], precision: str, where:
 def _write(file: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
     from safetensors.numpy import save
 
-    header = {"facts": json.dumps(facts), "sha256": _digest(arrays)}
-    write_whole(file, save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=header))
+    told = json.dumps(facts)
+    header = {"facts": told, "sha256": _digest(arrays, told)}
+    try:
+        write_whole(file, save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=header))
+    except OSError:  # a full or read-only cache costs time, not the ranking
+        return
 
 
 def _read(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
@@ -197,14 +282,14 @@ def _read(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         with safe_open(file, framework="numpy") as f:
             header = f.metadata() or {}
             arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-            facts = json.loads(header["facts"])
-    except (OSError, SafetensorError, KeyError, ValueError):
+    except (OSError, SafetensorError, ValueError):
         return None
-    return (arrays, facts) if _digest(arrays) == header.get("sha256") else None
+    told = header.get("facts", "")
+    return (arrays, json.loads(told)) if _digest(arrays, told) == header.get("sha256") else None
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _digest(arrays: Mapping[str, np.ndarray], facts: str) -> str:
+    digest = hashlib.sha256(facts.encode())
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].shape}".encode())
         digest.update(np.ascontiguousarray(arrays[name]).data)

@@ -1,11 +1,11 @@
-"""`rank`: every candidate's scores, cost and probe on one task, and which to take."""
+"""A ranking: every candidate's scores, cost and probe on one task, best first."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from ptlib.comparison import Leaderboard, leaderboard
-from ptlib.core import Checkpoint, Task
-from ptlib.errors import InputError, did_you_mean
+from ptlib.core import Task
+from ptlib.errors import InputError
 from ptlib.files import html_table, text_table, write_whole
 from ptlib.results import Predictions
 from ptlib.selection.candidates import Candidate
-from ptlib.selection.scoring import CHEAP, SCORES, Found, encoded, probe_all
+from ptlib.selection.scoring import Found
 from ptlib.stats import wilson
 
 
@@ -27,9 +27,9 @@ class Ranking:
     """Candidates on one task, a row each, best first; `seen` ones, trained on the task's data, come last and apart.
 
     `rows` holds by candidate: its scores, `probe` (accuracy on val of a linear probe fitted on train) with interval,
-    its cost, and `finetuned` (accuracy on test after fine-tuning) where it is known. `reasons` says why a score is NaN.
-    `seconds` is where the time went. `val` holds predictions on val by stage: "probe", and "tuned" for those that
-    `successive_halving` fine-tuned.
+    `tuned` (accuracy on val after the short fine-tuning of `successive_halving`), its cost, and `finetuned` (accuracy
+    on test after fine-tuning) where it is known. `reasons` says why a score is NaN, `seconds` where the time went.
+    `val` holds predictions on val by stage, "probe" and "tuned"; a ranking that was loaded has none, and no candidates.
     """
 
     task: str
@@ -62,18 +62,18 @@ class Ranking:
 
     @property
     def stage(self) -> str:
-        """The last stage of which there are predictions on val: "tuned" or "probe"."""
-        return "tuned" if self.val.get("tuned") else "probe"
+        """What the pick was chosen by: "tuned" or "probe"."""
+        return "tuned" if any("tuned" in self.rows[n] for n in self.names) else "probe"
 
     @property
     def chosen_on(self) -> str:
         """What the pick was chosen on, for a report."""
         how = "a short fine-tuning" if self.stage == "tuned" else "a linear probe"
-        return f"{how}'s accuracy on val, the best of {sum(self.stage in row for row in self.rows.values())}"
+        return f"{how}'s accuracy on val, the best of {sum(self.stage in self.rows[n] for n in self.names)}"
 
     def board(self, seed: int = 0, resamples: int = 2000) -> Leaderboard | None:
-        """The candidates of the last stage on val, compared in pairs; None if there is only one."""
-        said = {name: p for name, p in self.val[self.stage].items() if name in self.names}
+        """The candidates of the last stage on val, compared in pairs; None if there are not two with predictions."""
+        said = {name: p for name, p in self.val.get(self.stage, {}).items() if name in self.names}
         return leaderboard(said, seed=seed, resamples=resamples) if len(said) > 1 else None
 
     def column(self, name: str, candidates: Sequence[str] | None = None) -> np.ndarray:
@@ -88,19 +88,10 @@ class Ranking:
         return pd.DataFrame.from_dict(self.rows, orient="index")
 
     def table(self) -> list[tuple[str, ...]]:
-        head = [
-            "candidate",
-            "probe on val",
-            *self.scores,
-            "M parameters",
-            "G FLOPs",
-            "images/s",
-            "train MB",
-            "ImageNet",
-        ]
+        costs = ("M parameters", "G FLOPs", "images/s", "train MB")
         shown = {"tuned": "fine-tuned, val", "finetuned": "fine-tuned, test"}
         shown = {k: v for k, v in shown.items() if any(row.get(k) is not None for row in self.rows.values())}
-        rows = [(*head, *shown.values())]
+        rows = [("candidate", "probe on val", *self.scores, *costs, "ImageNet", *shown.values())]
         for name, r in self.rows.items():
             cells = [name + " (has seen this data)" * r["seen"], _with_interval(r, "probe")]
             cells += [_number(r.get(s)) for s in self.scores]
@@ -120,46 +111,20 @@ class Ranking:
         return html_table(self.table(), str(self).splitlines()[0])
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write JSON, whole or not at all; predictions are not part of it."""
+        """Write JSON, whole or not at all; predictions and candidates are not part of it."""
         plain = {k: getattr(self, k) for k in ("task", "n_train", "n_val", "n_test", "scores", "seconds", "reasons")}
         rows = {name: {k: _plain(v) for k, v in row.items()} for name, row in self.rows.items()}
-        return write_whole(path, json.dumps({**plain, "rows": rows}, indent=1, allow_nan=False).encode())
+        content = json.dumps({**plain, "rows": rows}, indent=1, allow_nan=False, default=float)
+        return write_whole(path, content.encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ranking:
-        """Read what `save` wrote."""
-        plain = json.loads(Path(path).read_bytes())
-        return cls(**{**plain, "scores": tuple(plain["scores"])})
-
-
-def rank(
-    checkpoints: Sequence[str | Checkpoint | Candidate], task: Task, scores: Sequence[str] = CHEAP,
-    budget: float | None = None, *, image_size: int | None = None, seed: int = 0, device: str = "auto",
-    precision: str = "auto", cache: bool = True, seen: Sequence[str] = (), architecture: str | None = None,
-    log: Callable[[str], None] = print,
-) -> Ranking:  # fmt: skip
-    """Candidates for a task, best first: features once for each, scores of them, and a linear probe.
-
-    Names, checkpoints, or candidates of one's own (features of any frozen encoder). What decides is the probe's
-    accuracy on val, among equals the lower log loss; the scores stand beside it, to be judged by `trust`. `budget`,
-    in seconds, hands on to `successive_halving`, which probes and fine-tunes only what it affords; what a budget buys
-    depends on the machine, so without one equal arguments give equal bits. `scores` are names of `SCORES`; the other
-    arguments are those of `encode`.
-    """
-    for name in scores:
-        if name not in SCORES:
-            raise InputError(f"unknown score {name!r}{did_you_mean(name, SCORES) or ';'} there are {', '.join(SCORES)}")
-    how: dict[str, Any] = {
-        "image_size": image_size, "seed": seed, "device": device, "precision": precision, "cache": cache, "seen": seen,
-        "architecture": architecture, "log": log,
-    }  # fmt: skip
-    if budget is not None:
-        from ptlib.selection.halving import successive_halving
-
-        return successive_halving(checkpoints, task, budget, scores, **how)
-    found = encoded(checkpoints, task, scores, **how)
-    probe_all(found, task, list(found.candidates))
-    return ranking_of(found, task)
+        """Read what `save` wrote; InputError if it is not that."""
+        try:
+            plain = json.loads(Path(path).read_bytes())
+            return cls(**{**plain, "scores": tuple(plain["scores"])})
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise InputError(f"{path} holds no ranking: {type(e).__name__}: {e}") from None
 
 
 def ranking_of(found: Found, task: Task) -> Ranking:
@@ -179,15 +144,18 @@ def ranking_of(found: Found, task: Task) -> Ranking:
 
 
 def with_truth(ranking: Ranking, truth: Mapping[str, float], n_test: int | None = None) -> Ranking:
-    """The ranking with accuracies after fine-tuning that are known from elsewhere, by candidate, in 0..1."""
-    n = n_test or ranking.n_test
-    rows = {}
-    for name, row in ranking.rows.items():
-        value = truth.get(name)
-        if value is not None and not 0 <= value <= 1:
+    """The ranking with accuracies after fine-tuning, by candidate, in 0..1, from `fine_tune_all` or from elsewhere.
+
+    `n_test` is how many test examples they were measured on, the task's by default; Wilson's interval goes by it.
+    """
+    n, rows = n_test or ranking.n_test, dict(ranking.rows)
+    for name, value in truth.items():
+        if name not in rows:
+            raise InputError(f"there is no candidate {name!r}; there are {', '.join(rows)}")
+        if not 0 <= value <= 1:
             raise InputError(f"the accuracy of {name!r} is {value}; it must lie in 0..1")
-        low, high = wilson(round(value * n), n) if value is not None else (None, None)
-        rows[name] = {**row, "finetuned": value, "finetuned_low": low, "finetuned_high": high}
+        low, high = wilson(round(value * n), n)
+        rows[name] = {**rows[name], "finetuned": float(value), "finetuned_low": low, "finetuned_high": high}
     return replace(ranking, rows=rows, n_test=n)
 
 
@@ -205,6 +173,6 @@ def _with_interval(row: Mapping[str, Any], name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float | np.floating) and not np.isfinite(value):
         return None
     return value

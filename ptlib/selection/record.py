@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,21 @@ def save_study(
 ) -> Path:  # fmt: skip
     """Write rankings to `outputs/<run_name>/` and return that path.
 
-    It holds `ranking-<task>.json`, which `Ranking.load` reads, for each task, `trust.csv` if they were judged, the
+    It holds `ranking-<number>-<task>.json`, which `Ranking.load` reads, for each task, `trust.csv` if judged, the
     probes' predictions on val, and `run.json`: parameters, fingerprints of data, hashes of weights, environment.
     """
     prints = [task.fingerprint for task in tasks]
     name = run_name or hashed_name(notebook, "-".join(task.name for task in tasks), parameters, *prints)
     of = {c.name: c.checkpoint for r in rankings for c in r.candidates.values()}
 
+    files = [f"{i}-{slug(r.task)}" for i, r in enumerate(rankings)]
+
     def fill(folder: Path) -> None:
-        for i, r in enumerate(rankings):
-            what = slug(r.task) + f"-{i}" * ([x.task for x in rankings].count(r.task) > 1)
-            r.save(folder / f"ranking-{what}.json")
-            for candidate, said in r.val.get("probe", {}).items():
-                said.save(folder / f"probe-{what}-{slug(candidate)}.safetensors")
+        for r, file in zip(rankings, files, strict=True):
+            r.save(folder / f"ranking-{file}.json")
+            for stage, by_candidate in r.val.items():
+                for i, (candidate, said) in enumerate(by_candidate.items()):
+                    said.save(folder / f"{stage}-{file}-{i}-{slug(candidate)}.safetensors")
         if judged is not None:
             write_whole(folder / "trust.csv", judged.frame().to_csv().encode())
 
@@ -44,7 +45,9 @@ def save_study(
                   for t, p in zip(tasks, prints, strict=True)],
         "candidates": {n: {"sha256": c.sha256, "source": c.source, "trained_on": c.trained_on}
                        for n, c in of.items() if c},
-        "picks": {r.task: {"pick": r.pick, "chosen_on": r.chosen_on, "seconds": r.seconds} for r in rankings},
+        "picks": [{"task": r.task, "pick": r.pick if r.names else None, "chosen_on": r.chosen_on, "seconds": r.seconds}
+                  for r in rankings],
+        "trust": judged and {k: getattr(judged, k) for k in ("chance", "chance_of_best", "ceiling", "seconds")},
         "environment": environment(choose_device(device)),
     }  # fmt: skip
-    return commit(name, fill, json.loads(json.dumps(record, default=str)))
+    return commit(name, fill, record)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import nn
 
 from ptlib import transferability as tr
 from ptlib.core import Checkpoint, Task
+from ptlib.data.duplicates import digests
 from ptlib.errors import InputError
 from ptlib.head import fit_head
 from ptlib.results import Predictions
@@ -45,21 +45,22 @@ def encoded(
     """Features and scores of all candidates."""
     if not checkpoints:
         raise InputError("there are no candidates to rank; name at least one checkpoint")
-    labels, distinct = task.train.targets.numpy(), _distinct(task)
-    found = Found({}, {}, tuple(scores), {}, {"features": 0.0})
+    labels = task.train.targets.numpy()
+    found = Found({}, {}, tuple(scores), {}, {"features": 0.0, "probes": 0.0})
     parts: dict[str, dict[str, tuple[float, ...]]] = {name: {} for name in tr.POOL_SCORES if name in scores}
+    images = digests(task.train)
     for c in encode(checkpoints, task, **how):
-        values, reasons, spent, of_pool = score(c, labels, scores, distinct)
-        found.candidates[c.name] = c
+        # Features of one's own may come with blank images; then their rows tell examples apart.
+        scored = score(c, labels, scores, distinct(images if c.checkpoint else [x.tobytes() for x in c.train], labels))
+        found.candidates[c.name], found.reasons[c.name] = c, scored.reasons
         facts = {k: c.facts.get(k) for k in ("parameters", "flops", "images_per_s", "memory_mb", "image_size")}
-        found.rows[c.name] = {**values, **facts, "imagenet_top1": c.facts.get("accuracy"), "seen": c.seen,
-                              "seconds_features": c.facts.get("seconds_uncached", c.facts.get("seconds", 0.0)),
-                              "seconds_scores": sum(spent.values())}  # fmt: skip
-        found.reasons[c.name] = reasons
+        found.rows[c.name] = {**scored.values, **facts, "imagenet_top1": c.facts.get("accuracy"), "seen": c.seen,
+                              "seconds_features": c.facts.get("seconds_uncached", 0.0),
+                              "seconds_scores": sum(scored.seconds.values())}  # fmt: skip
         found.seconds["features"] += c.facts.get("seconds", 0.0)
-        for name, s in spent.items():
+        for name, s in scored.seconds.items():
             found.seconds[name] = found.seconds.get(name, 0.0) + s
-        for name, p in of_pool.items():
+        for name, p in scored.parts.items():
             parts[name][c.name] = p
     for name, of_each in parts.items():
         # What has seen the data would stretch the scale of a score that is relative to the pool.
@@ -74,48 +75,58 @@ def encoded(
     return found
 
 
-def _distinct(task: Task) -> np.ndarray:
-    """Rows of the train examples that repeat no earlier one, class included: repetition is no evidence."""
-    seen: dict[tuple[bytes, int], int] = {}
-    for row, (image, label) in enumerate(zip(task.train.inputs.numpy(), task.train.targets.tolist(), strict=True)):
-        seen.setdefault((hashlib.sha256(image).digest(), label), row)
-    return np.array(sorted(seen.values()))
+def distinct(keys: Sequence[bytes], labels: np.ndarray) -> np.ndarray:
+    """Rows that repeat no earlier one, class included: in scores, repetition would pass for evidence."""
+    first: dict[tuple[bytes, int], int] = {}
+    for row, key in enumerate(zip(keys, labels.tolist(), strict=True)):
+        first.setdefault(key, row)
+    return np.array(sorted(first.values()))
 
 
-def score(
-    c: Candidate, labels: np.ndarray, scores: Sequence[str], rows: np.ndarray | slice = slice(None)
-) -> tuple[dict[str, float], dict[str, str], dict[str, float], dict[str, tuple[float, ...]]]:
-    """Scores of one candidate on the train examples `rows`: values (NaN where undefined), the reasons for those,
-    seconds, and the parts of scores that are relative to a pool."""
-    values, reasons, spent, parts = {}, {}, {}, {}
+class Scored(NamedTuple):
+    """Scores of one candidate: values (NaN where undefined), reasons for those, seconds, parts of pool scores."""
+
+    values: dict[str, float]
+    reasons: dict[str, str]
+    seconds: dict[str, float]
+    parts: dict[str, tuple[float, ...]]
+
+
+def score(c: Candidate, labels: np.ndarray, scores: Sequence[str], rows: np.ndarray) -> Scored:
+    """Scores of one candidate on the train examples `rows`."""
+    done = Scored({}, {}, {}, {})
     start = time.perf_counter()
-    x = tr.sample(c.train[rows], labels[rows])
-    shared = time.perf_counter() - start
+    try:
+        x = tr.sample(c.train[rows], labels[rows])
+    except InputError as e:
+        raise InputError(f"candidate {c.name!r} can't be scored: {e}") from None
     for name in scores:
-        start = time.perf_counter()
         try:
             if name in tr.FEATURE_SCORES:
-                values[name] = tr.FEATURE_SCORES[name](x)
+                done.values[name] = tr.FEATURE_SCORES[name](x)
             elif name in tr.POOL_SCORES:
-                parts[name] = tr.POOL_SCORES[name][0](x)
+                done.parts[name] = tr.POOL_SCORES[name][0](x)
             elif c.source is None:
-                raise InputError("it has no classes of its own")
+                raise InputError("it was trained on no classes of its own")
             else:
-                values[name] = tr.SOURCE_SCORES[name](c.source[rows], labels[rows])
+                done.values[name] = tr.SOURCE_SCORES[name](c.source[rows], labels[rows])
         except InputError as e:
-            values[name], reasons[name] = math.nan, str(e)
-        spent[name] = time.perf_counter() - start + shared
-        shared = 0.0
-    return values, reasons, spent, parts
+            done.values[name], done.reasons[name] = math.nan, str(e)
+        done.seconds[name] = time.perf_counter() - start
+        start = time.perf_counter()
+    return done
 
 
 def _mean_ranks(found: Found) -> None:
-    """The mean, over the scores, of each ranked candidate's place from the bottom, as a share; undefined is lowest."""
+    """The mean, over the scores a ranked candidate has, of its place from the bottom among those that have it, 0..1."""
     names = [n for n, row in found.rows.items() if not row["seen"]]
-    columns = [np.array([found.rows[n].get(s, math.nan) for n in names], dtype=np.float64) for s in found.scores]
-    places = [rankdata(np.where(np.isnan(c), -np.inf, c)) / len(names) for c in columns]
-    for i, name in enumerate(names):
-        found.rows[name]["mean_rank"] = float(np.mean([p[i] for p in places])) if places else 0.0
+    places: dict[str, list[float]] = {n: [] for n in names}
+    for s in found.scores:
+        having = [n for n in names if not math.isnan(found.rows[n][s])]
+        for n, place in zip(having, rankdata([found.rows[n][s] for n in having]), strict=True):
+            places[n].append((place - 0.5) / len(having))
+    for n, own in places.items():
+        found.rows[n]["mean_rank"] = float(np.mean(own)) if own else 0.5
 
 
 def probe_all(found: Found, task: Task, names: Sequence[str]) -> None:
@@ -126,7 +137,7 @@ def probe_all(found: Found, task: Task, names: Sequence[str]) -> None:
         said[name] = probe(found.candidates[name], task)
         spent = time.perf_counter() - start
         found.rows[name] |= {**on_val("probe", said[name]), "seconds_probe": spent}
-        found.seconds["probes"] = found.seconds.get("probes", 0.0) + spent
+        found.seconds["probes"] += spent
 
 
 def probe(c: Candidate, task: Task) -> Predictions:

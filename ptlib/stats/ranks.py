@@ -10,17 +10,20 @@ def weighted_tau(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     A pair of places r and s from the top (0, 1, ...) has the weight 1 / (1 + r) + 1 / (1 + s); the mean of tau with
     places by x (ties by y) and by y (ties by x), as SciPy's `weightedtau` (Vigna 2015), here for many rows at once.
-    NaN where x or y is constant.
+    A place where either is NaN is left out. NaN where x or y is constant.
 
     >>> weighted_tau(np.array([1.0, 2, 3, 4]), np.array([1.0, 2, 4, 3])).round(4).item()
     0.52
     """
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    right, up = (np.sign(v[..., :, None] - v[..., None, :]) for v in (x, y))  # (..., M, M)
+    x, y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+    out = np.isnan(x) | np.isnan(y)
+    x, y = np.where(out, np.nan, x), np.where(out, np.nan, y)
+    right, up = (np.nan_to_num(np.sign(v[..., :, None] - v[..., None, :])) for v in (x, y))  # (..., M, M)
     earlier = np.arange(x.shape[-1])[:, None] > np.arange(x.shape[-1])
     taus = []
     for first, second in ((right, up), (up, right)):
         ahead = (first < 0) | ((first == 0) & ((second < 0) | ((second == 0) & earlier)))  # column before row
+        ahead &= ~out[..., None, :]
         weight = 1 / (1 + ahead.sum(-1))
         weight = weight[..., :, None] + weight[..., None, :]
         pairs = (weight * right * up).sum((-2, -1))

@@ -28,7 +28,7 @@ def log_me(features: Any, labels: Any = None) -> float:
 
     Any real number; higher is better. InputError where fewer than N directions give a class exactly (repeated
     examples, more features than examples): there is no maximum then. Invariant to rotation and to scaling of all
-    features at once, not to shifts. O(N D^2) once, then O(D C) a step.
+    features at once, not to shifts. O(N (D + C)^2) once, then O(D C) a step.
     """
     x = sample(features, labels)
     raw, n = x.raw, x.n
@@ -39,7 +39,7 @@ def log_me(features: Any, labels: Any = None) -> float:
         raise InputError(f"{len(raw.s)} directions of the features give a class of {n} examples exactly, so that the "
                          "evidence has no maximum; leave repeated examples out")  # fmt: skip
     spectrum = raw.s**2
-    grid = np.arange(math.log(spectrum[-1]) - 20, math.log(spectrum[0]) + math.log(n) + 20, 0.25)
+    grid = np.arange(math.log(spectrum[-1]) - 70, math.log(spectrum[0]) + math.log(n) + 20, 0.25)
     share = _share(grid[:, None], spectrum)  # (T, K)
     values = _evidence(share @ energy + raw.rest, np.log(share).sum(1)[:, None], n)  # (T, C)
     best = values.argmax(0)
@@ -67,7 +67,8 @@ def _evidence(residual: np.ndarray, log_shares: np.ndarray, n: int) -> np.ndarra
 
 
 def h_score(features: Any, labels: Any = None, *, shrinkage: bool = False) -> float:
-    """H-score: tr(cov(f)^-1 cov(E[f | y])), how much of the features' variance the classes explain (Bao et al. 2019).
+    """H-score: tr(cov(f)^-1 cov(E[f | y])), how much of the features' variance the classes explain (Bao et al. 2019,
+    arXiv 2212.10082).
 
     With `shrinkage` the covariance is drawn towards its mean variance as Ledoit and Wolf (2004) estimate it, and the
     trace is scaled by 1 - alpha (Ibrahim et al. 2022, arXiv 2110.06893); as published, the classes' covariance then has
@@ -76,7 +77,7 @@ def h_score(features: Any, labels: Any = None, *, shrinkage: bool = False) -> fl
     From 0 to C - 1, with shrinkage N / (N - 1) times that; higher is better; 0 where the features are constant.
     Without shrinkage it is invariant to invertible affine maps, and it is C - 1 whatever the features where they span
     N - 1 dimensions: then it says nothing. With it, invariant to rotation, shifts and scaling of all features at once.
-    O(N D^2).
+    O(N (D + C)^2).
     """
     x = sample(features, labels)
     s, seen, counts = x.centred.s, x.centred.projected, x.counts  # (K,), (K, C), (C,)
@@ -88,7 +89,7 @@ def h_score(features: Any, labels: Any = None, *, shrinkage: bool = False) -> fl
     mean, squares = variances.sum() / d, float((variances**2).sum())
     spread = squares / d - mean**2
     error = max(0.0, (x.fourth_moment - squares) / (d * x.n))
-    alpha = min(error, spread) / spread if spread > 0 else 1.0
+    alpha = min(error, spread) / spread if spread > 0 else 0.0
     shrunk = (1 - alpha) * variances + alpha * mean
     # cov(E[f|y]) in the axes of the features' own covariance is s U'y / n_c, squared and weighted by n_c / N.
     return float((1 - alpha) * ((seen**2 / counts).sum(1) * variances / shrunk).sum() * x.n / (x.n - 1))
@@ -110,8 +111,8 @@ def gbc(
     variances = x.class_variances
     if covariance == "spherical":
         variances = np.broadcast_to(variances.mean(1, keepdims=True), variances.shape)
-    elif covariance != "diagonal":
-        raise InputError(f"covariance is {covariance!r}; it must be diagonal or spherical")
+    elif covariance != "diagonal" or not floor > 0:
+        raise InputError(f"covariance is {covariance!r}, floor {floor}: diagonal or spherical, and above 0")
     variances, total = np.maximum(variances, floor), 0.0
     logs = np.log(variances).sum(1)
     for c in range(x.n_classes - 1):
@@ -186,7 +187,7 @@ def _discriminants(z: np.ndarray, y: np.ndarray, d: int, shrinkage: float | None
         top = float(np.linalg.eigvalsh(scatter)[-1]) if len(scatter) else 0.0
         shrinkage = max(math.exp(-5 * max(top, 0.0)), 1e-10)
     mean_variance = float(np.trace(scatter)) / d
-    if not mean_variance > 0:
+    if not mean_variance > 1e-24 * float((z**2).sum()) / len(y) / d:  # what is below is rounding
         raise InputError("features do not vary within any class, so that classes have no covariance; sfda and etran "
                          "are undefined there")  # fmt: skip
     regular = (1 - shrinkage) * scatter

@@ -15,7 +15,8 @@ PENALTIES = (1.0, 0.1, 0.01, 0.001)
 
 
 def nearest_neighbours(features: Any, labels: Any = None, *, k: int = 5, memory: int = 2**28) -> float:
-    """Accuracy of k nearest neighbours by Euclidean distance, each example classified by all the others.
+    """Accuracy of k nearest neighbours (Cover and Hart 1967) by Euclidean distance, each example classified by all
+    the others.
 
     All that are as near as the k-th vote; between classes with equally many votes the one with the nearest member is
     taken, and where that is equal too the example counts by its chance. So neither the order of the examples nor that
@@ -31,14 +32,15 @@ def nearest_neighbours(features: Any, labels: Any = None, *, k: int = 5, memory:
     z, y = x.coordinates[order], x.labels[order]
     first = np.concatenate([[0], np.cumsum(x.counts)[:-1]])
     squares = (z**2).sum(1)
-    slack = 1e-12 * float(squares.max(initial=0.0))
     right = 0.0
     step = max(1, memory // (24 * x.n))
     for start in range(0, x.n, step):
         rows = np.arange(start, min(start + step, x.n))
         distance = squares[rows, None] + squares - 2 * (z[rows] @ z.T)
         distance[np.arange(len(rows)), rows] = np.inf  # no example is its own neighbour
-        furthest = np.partition(distance, k - 1, axis=1)[:, k - 1 : k] + slack
+        furthest = np.partition(distance, k - 1, axis=1)[:, k - 1 : k]
+        slack = 1e-12 * (squares[rows, None] + furthest)  # rounding of distances so large between points so far out
+        furthest = furthest + slack
         votes = np.add.reduceat((distance <= furthest).astype(np.int32), first, axis=1)  # (B, C)
         nearest = np.minimum.reduceat(distance, first, axis=1)
         leading = votes == votes.max(1, keepdims=True)
@@ -63,9 +65,8 @@ def parc(features: Any, labels: Any = None, *, n_max: int = 2000) -> float:
     z, y = x.features[rows].astype(np.float64), x.labels[rows]
     if len(np.unique(y)) < 2 or len(y) < 3:
         raise InputError(f"parc compares pairs within classes with pairs across; {len(y)} examples have too few")
-    z = z - z.mean(0)
-    std = z.std(0)
-    z = z / np.where(std > 1e-12 * std.max(initial=0.0), std, np.inf)
+    varies = z.min(0) < z.max(0)
+    z = (z - z.mean(0)) / np.where(varies, z.std(0), np.inf)
     z -= z.mean(1, keepdims=True)
     length = np.linalg.norm(z, axis=1, keepdims=True)
     z /= np.where(length > 1e-12 * length.max(initial=0.0), length, np.inf)
@@ -81,7 +82,8 @@ def parc(features: Any, labels: Any = None, *, n_max: int = 2000) -> float:
 def linear_probe(
     features: Any, labels: Any = None, *, folds: int = 5, penalties: tuple[float, ...] = PENALTIES
 ) -> float:
-    """Accuracy of multinomial logistic regression on standardised features, by stratified cross-validation.
+    """Accuracy of multinomial logistic regression on features, by stratified cross-validation (a linear classifier
+    probe; Alain and Bengio 2016, arXiv 1610.01644). Features are standardised over all examples, without labels.
 
     Each class is dealt to the folds in the order given. The penalty, of penalty / 2 |W|^2 beside the mean
     cross-entropy, is the one of `penalties`, from the strongest on until the log loss over all folds rises, with the
@@ -129,7 +131,7 @@ def _standardised(x: Sample) -> np.ndarray:
     """Features of variance 1, rotated into as few dimensions as they span: what penalises weights can't tell."""
     z = np.concatenate([part for _, part in x.chunks(x.mean)])
     std = z.std(0)
-    z /= np.where(std > 1e-12 * std.max(initial=0.0), std, np.inf)
+    z /= np.where(std > 0, std, np.inf)
     if z.shape[1] <= len(z):
         return z
     u, s, _ = np.linalg.svd(z, full_matrices=False)
@@ -137,12 +139,16 @@ def _standardised(x: Sample) -> np.ndarray:
 
 
 def _thinned(labels: np.ndarray, n_max: int) -> np.ndarray:
-    """Rows of at most about `n_max` examples, every class thinned evenly."""
+    """Rows of about `n_max` examples at most, two of a class at least: classes thinned evenly, and, where there are
+    too many of them, every so many a class left out."""
     if len(labels) <= n_max:
         return np.arange(len(labels))
+    classes = np.arange(int(labels.max()) + 1)
+    if 2 * len(classes) > n_max:
+        classes = classes[np.linspace(0, len(classes) - 1, max(2, n_max // 2)).round().astype(int)]
     kept = []
-    for c in range(int(labels.max()) + 1):
+    for c in classes:
         members = np.flatnonzero(labels == c)
-        keep = max(1, round(len(members) * n_max / len(labels)))
+        keep = min(len(members), max(2, round(len(members) * n_max / len(labels))))
         kept.append(members[np.linspace(0, len(members) - 1, keep).round().astype(int)])
     return np.sort(np.concatenate(kept))

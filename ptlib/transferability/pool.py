@@ -23,18 +23,18 @@ def etran(pool: Sequence[Any], *, energy_weight: float = 0.15) -> np.ndarray:
     1 - `energy_weight` (Gholami et al. 2023, arXiv 2308.02027; the published code averages the lowest 0.5 % of
     energies). `pool` holds for each candidate (features, labels) or a `Sample`; their D may differ.
 
-    From 0 to 1 each, (M,), higher is better. NaN for a candidate whose features do not vary within classes.
+    From 0 to 1 each, (M,), higher is better. NaN for a candidate whose features do not vary within classes. Invariant
+    to permutations of features; the energy is in their own units. O(N D^2) for each.
     """
     return combine_etran(_table([etran_parts(_of(x)) for x in pool]), energy_weight)
 
 
 def etran_parts(x: Sample) -> Parts:
     """What of ETran belongs to one candidate: energy and posterior."""
-    energy = sum(float(logsumexp(part, axis=1).sum()) for _, part in x.chunks()) / x.n
     try:
-        return energy, fisher_posterior(x)
-    except InputError:
-        return energy, math.nan
+        return sum(float(logsumexp(part, axis=1).sum()) for _, part in x.chunks()) / x.n, fisher_posterior(x)
+    except InputError:  # nor may its energy stretch the others' scale
+        return math.nan, math.nan
 
 
 def combine_etran(scaled: np.ndarray, energy_weight: float = 0.15) -> np.ndarray:
@@ -50,7 +50,8 @@ def ncti(pool: Sequence[Any]) -> np.ndarray:
     posterior of each example's class, VC the logarithm of the sum over classes of the nuclear norm of the class's
     posteriors (Wang et al. 2023, ICCV, "How far pre-trained models are from neural collapse").
 
-    From -1 to 2 each, (M,), higher is better. NaN where the features do not vary.
+    From -1 to 2 each, (M,), higher is better. NaN where the features do not vary within classes. Invariant to rotation
+    and shifts, not to scale. O(N (D + C)^2) for each.
     """
     return combine_ncti(_table([ncti_parts(_of(x)) for x in pool]))
 
@@ -60,14 +61,15 @@ def ncti_parts(x: Sample) -> Parts:
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     k = min(64, len(x.centred.s), x.n - x.n_classes)
-    if k < 1:
+    z = x.principal(max(k, 0))
+    within = z - np.stack([z[x.labels == c].mean(0) for c in range(x.n_classes)])[x.labels]
+    if k < 1 or not (within**2).sum() > 1e-24 * (z**2).sum():
         return math.nan, math.nan, math.nan
-    z = x.principal(k)
     shrinkage = max(math.exp(-float(z.var(0, ddof=1)[:32].sum())), 1e-10)
     how = {"solver": "svd"} if shrinkage == 1e-10 else {"solver": "eigen", "shrinkage": shrinkage}
     try:
         lda = LinearDiscriminantAnalysis(**how).fit(z, x.labels)
-    except (ValueError, np.linalg.LinAlgError):  # no variance within classes
+    except (ValueError, IndexError, np.linalg.LinAlgError):  # hardly any variance within classes
         return math.nan, math.nan, math.nan
     low, said = lda.transform(z), lda.predict_proba(z)
     seli = float(np.linalg.norm(low - low.mean(0), ord="nuc"))

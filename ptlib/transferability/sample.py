@@ -13,7 +13,7 @@ from ptlib.arrays import as_array
 from ptlib.errors import InputError
 
 CHUNK = 4096  # rows turned into float64 at a time
-LARGEST = 1e100  # beyond it squares would overflow
+SMALLEST, LARGEST = 1e-70, 1e70  # beyond them fourth powers would vanish or overflow
 
 
 class Decomposition(NamedTuple):
@@ -33,8 +33,8 @@ class Sample:
     """Features (N, D) of N examples, as they were given, and their classes 0..C-1, int64 (N,).
 
     Every score takes one in place of (features, labels): what scores have in common is then computed once. Made by
-    `sample`; nothing is ever written into `features`. Work in float64 goes by chunks of rows, so that features in
-    float32 are not copied as a whole.
+    `sample`; nothing is ever written into `features`. What can goes by chunks of rows in float64; `coordinates` are a
+    whole copy.
     """
 
     features: np.ndarray
@@ -66,8 +66,10 @@ class Sample:
 
     @cached_property
     def mean(self) -> np.ndarray:
-        """(D,)."""
-        return np.asarray(np.sum([part.sum(0) for _, part in self.chunks()], axis=0) / self.n)
+        """(D,); of a feature that never varies its very value, so that less its mean it is 0."""
+        parts = [(part.sum(0), part.min(0), part.max(0)) for _, part in self.chunks()]
+        total, low, high = (np.stack(column) for column in zip(*parts, strict=True))
+        return np.asarray(np.clip(total.sum(0) / self.n, low.min(0), high.max(0)))
 
     @cached_property
     def class_means(self) -> np.ndarray:
@@ -139,6 +141,8 @@ def sample(features: object, labels: object = None) -> Sample:
     numeric matrix, labels that are not integers, other numbers of rows, or fewer than two classes.
     """
     if isinstance(features, Sample):
+        if labels is not None:
+            raise InputError("a Sample has its labels; give it alone")
         return features
     x, y = as_array(features), as_array(labels)
     if x.ndim != 2 or x.shape[1] == 0 or x.dtype.kind not in "fiub":
@@ -146,12 +150,17 @@ def sample(features: object, labels: object = None) -> Sample:
     if y.dtype.kind not in "iub" or y.shape != (len(x),):
         raise InputError(f"labels must be {len(x)} integers, one for each row of features, got {y.dtype} of shape "
                          f"{y.shape}")  # fmt: skip
+    largest = 0.0
     for start in range(0, len(x), CHUNK):
-        good = np.abs(x[start : start + CHUNK].astype(np.float64)) <= LARGEST  # False for NaN
+        size = np.abs(x[start : start + CHUNK].astype(np.float64))
+        good = size <= LARGEST  # False for NaN
         if not good.all():
             row = start + int(np.flatnonzero(~good.all(1))[0])
             raise InputError(f"features of row {row} hold NaN, infinity or numbers above {LARGEST:g}; leave the row "
                              "out, or find out why its model overflowed")  # fmt: skip
+        largest = max(largest, float(size.max()))
+    if 0 < largest < SMALLEST:
+        raise InputError(f"features are at most {largest:g} in size, too small to square; scale them up")
     return Sample(x, classes_of(y))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ptlib.arrays import as_array
 from ptlib.errors import InputError
-from ptlib.transferability.sample import classes_of, sample
+from ptlib.transferability.sample import CHUNK, classes_of, sample
 
 
 def leep(source_probabilities: Any, labels: Any) -> float:
@@ -26,7 +26,8 @@ def leep(source_probabilities: Any, labels: Any) -> float:
     joint = one_hot.T @ theta / len(y)  # (C, Z)
     marginal = joint.sum(0)
     given = joint / np.where(marginal > 0, marginal, 1.0)
-    expected = (theta * given[y]).sum(1)
+    rows = (slice(i, i + CHUNK) for i in range(0, len(y), CHUNK))
+    expected = np.concatenate([(theta[r] * given[y[r]]).sum(1) for r in rows])
     return float(np.log(expected).mean())
 
 
@@ -61,7 +62,7 @@ def nleep(
     2011.11200). What is fitted depends on `seed`.
 
     At most 0, higher is better. Invariant to rotation, shifts and scaling of all features at once. O(N D^2) and, for
-    each of up to 100 steps of EM, O(N M K) with M components in K dimensions.
+    each of up to 100 steps of EM, O(N M K) time and O(N M) memory with M components in K dimensions.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
@@ -85,7 +86,7 @@ def nleep(
 
 def _source(source_probabilities: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     theta = as_array(source_probabilities)
-    if theta.ndim != 2 or theta.shape[1] == 0 or theta.dtype.kind != "f":
+    if theta.ndim != 2 or theta.shape[1] == 0 or theta.dtype.kind not in "fiub":
         raise InputError(
             f"source probabilities must be of shape (N, Z), a column for each source class, got {theta.dtype} of "
             f"shape {theta.shape}"
