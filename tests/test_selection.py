@@ -99,14 +99,33 @@ def test_layers_come_in_one_pass_and_equal_the_network_cut_off(task: Task, monke
     assert source.sum(1) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["random/torchvision/vgg11@classifier.3", "random/torchvision/resnet18@layer2.0.relu"])
+@pytest.mark.parametrize("name", ["written", "random/torchvision/resnet18@layer2.0.relu"])
 def test_taps_see_what_the_network_cut_off_gives(name: str, task: Task) -> None:
     """Where what follows writes into the layer's output, and where the layer runs twice."""
-    whole = name.partition("@")[0]
-    found = {c.name: c for c in selection.encode([name, whole], task, image_size=32, seed=2, log=silent)}
-    model = build_model(pt.load_checkpoint(name), task, image_size=32, seed=2)
-    assert torch.equal(pt.features(model, task.train), torch.from_numpy(found[name].train))
-    assert found[whole].source is None  # random weights know no classes
+    size: dict[str, Any] = {"image_size": 32, "seed": 2}
+    if name == "written":
+        whole: Any = replace(tiny("random/written"), factory=Written)
+        part: Any = replace(whole, name="random/written@fc1", architecture="tiny@fc1", layer="fc1")
+    else:
+        whole, part = (pt.load_checkpoint(n) for n in (name.partition("@")[0], name))
+    found = {c.name: c for c in selection.encode([part, whole], task, log=silent, **size)}
+    model = build_model(part, task, found[part.name].facts["image_size"], seed=2)
+    assert torch.equal(pt.features(model, task.train), torch.from_numpy(found[part.name].train))
+    assert found[part.name].train.min() < 0 or name != "written"
+    assert found[whole.name].source is None  # random weights know no classes
+
+
+class Written(nn.Module):
+    """What follows the first layer writes into its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(3, 9)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(9, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.relu(self.fc1(x.mean((2, 3)))))  # type: ignore[no-any-return]
 
 
 def test_a_head_is_no_layer() -> None:
@@ -130,9 +149,18 @@ def test_files_of_one_name_are_not_taken_for_one_another(task: Task, tmp_path: P
     assert np.array_equal(layer.train, pt.features(alone, task.train).numpy())
 
 
+class Fixed(Tiny):
+    """Takes images of 16 pixels alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] != 16:
+            raise ValueError("16 pixels")
+        return super().forward(x)
+
+
 def test_a_network_of_a_fixed_size_gets_that_size(task: Task) -> None:
-    (c,) = selection.encode(["random/timm/vit_tiny_patch16_224"], task, image_size=48, log=silent)
-    assert c.facts["image_size"] == 224
+    (c,) = selection.encode([replace(tiny("random/fixed"), factory=Fixed)], task, image_size=12, log=silent)
+    assert c.facts["image_size"] == 16
 
 
 def test_a_layer_that_is_not_there_is_named_with_the_nearest() -> None:
@@ -193,12 +221,8 @@ def test_features_come_from_the_cache_bit_by_bit(task: Task, cache: Path, monkey
 def test_what_changes_the_features_changes_the_key(change: str, task: Task, cache: Path) -> None:
     name = "random/cifar_resnet20"
     list(selection.encode([name], task, precision="fp32", log=silent))
-    changes: dict[str, dict[str, Any]] = {
-        "seed": {"seed": 1},
-        "image_size": {"image_size": 24},
-        "precision": {"precision": "fp32"},
-    }
-    how = changes.get(change, {})
+    values: dict[str, Any] = {"seed": 1, "image_size": 24, "precision": "bf16"}
+    how = {"precision": "fp32"} | ({change: values[change]} if change in values else {})
     other = make_task(seed=1) if change == "data" else task
     list(selection.encode([name, *([f"{name}@layer1"] if change == "layers" else [])], other, log=silent, **how))
     assert len(list(cache.iterdir())) == 2
@@ -356,18 +380,17 @@ def test_the_null_and_the_interval_are_honest(task: Task) -> None:
     rng = np.random.default_rng(0)
     truth = rng.uniform(0.3, 0.9, (4000, 12))
     population = float(stats.weighted_tau(truth + rng.normal(0, 0.12, truth.shape), truth).mean())
-    small, held, best, n = 0, 0, 0, 100
+    small, held, best, n = 0, 0, 0, 60
     for values in truth[:n]:
         columns = {"noise": list(rng.normal(size=12)), "good": list(values + rng.normal(0, 0.12, 12))}
-        judged = pt.trust(known(task, dict(zip("abcdefghijkl", values, strict=True)), **columns), resamples=200)
+        judged = pt.trust(known(task, dict(zip("abcdefghijkl", values, strict=True)), **columns), resamples=100)
         three = {f"noise {i}": list(rng.normal(size=12)) for i in range(3)}
         of_three = pt.trust(known(task, dict(zip("abcdefghijkl", values, strict=True)), **three), resamples=100)
         best += of_three[of_three.first].tau > of_three.chance_of_best
         small += judged["noise"].p <= 0.05
         held += judged["good"].low <= population <= judged["good"].high
-    assert small <= 13  # 5 expected, more than 13 in 1 of 2,000 cases
-    assert best <= 13
-    assert held / n >= 0.85
+    assert max(small, best) <= 10  # 3 expected, more than 10 in 1 of 5,000 cases
+    assert held / n >= 0.8
 
 
 def test_trust_pools_targets(task: Task) -> None:
@@ -507,7 +530,7 @@ def test_a_budget_too_small_ends_with_probes_and_says_so(task: Task) -> None:
     assert len(ranking.val["probe"]) == 4  # the better half
     assert ranking.stage == "probe"
     assert ranking.pick in ranking.val["probe"]
-    assert any("too few to fine-tune" in line for line in said)
+    assert any("too little time to fine-tune" in line for line in said)
     assert sum("probe" in row for row in ranking.rows.values()) == 4
     with pytest.raises(InputError, match="budget is 0"):
         pt.rank(["random/efficientnet_lite0"], task, budget=0)

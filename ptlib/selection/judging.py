@@ -143,6 +143,8 @@ def trust(rankings: Ranking | Sequence[Ranking], *, resamples: int = 1000, seed:
                                                   drawn, nulls[name], known, seed)  # fmt: skip
     best = np.max([null for name, null in nulls.items() if kinds[name] in ("score", "probe")], axis=0)
     chance = np.mean([_tau(noise, t.truth) for t in targets], axis=0)
+    low, high = percentile(chance)
+    found["random order"] = found["random order"]._replace(low=low, high=high)
     ceiling = float(np.mean([_measured_again(t, resamples, rng) for t in targets]))
     order = sorted(found.items(), key=lambda item: item[1].tau, reverse=True)
     spent = ("seconds_features", "seconds_probe", "seconds_tuned")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,7 +69,9 @@ def ncti_parts(x: Sample) -> Parts:
     shrinkage = max(math.exp(-float(z.var(0, ddof=1)[:32].sum())), 1e-10)
     how = {"solver": "svd"} if shrinkage == 1e-10 else {"solver": "eigen", "shrinkage": shrinkage}
     try:
-        lda = LinearDiscriminantAnalysis(**how).fit(z, x.labels)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a class with one example
+            lda = LinearDiscriminantAnalysis(**how).fit(z, x.labels)
     except (ValueError, IndexError, np.linalg.LinAlgError):  # hardly any variance within classes
         return math.nan, math.nan, math.nan
     low, said = lda.transform(z), lda.predict_proba(z)
