@@ -73,7 +73,7 @@ def successive_halving(
     left = budget - (time.perf_counter() - start)
     probed = len(found.val["probe"])
     log(f"scores of {len(order)} candidates, probes of {probed}, {max(left, 0):.1f} of {budget:g} s left")
-    able = [n for n in ranking.names if n in found.val["probe"] and found.rows[n].get("images_per_s")]
+    able = [n for n in ranking.names if n in found.val["probe"] and found.candidates[n].checkpoint]
     if len(able) < 2:
         log("there are not two candidates to fine-tune against each other")
         return ranking
@@ -89,7 +89,11 @@ def successive_halving(
     begin = time.perf_counter()
     for name in able[:k]:
         began = time.perf_counter()
-        model = fine_tune(found.candidates[name], task, "lp-ft", epochs, seed, device, precision)
+        try:
+            model = fine_tune(found.candidates[name], task, "lp-ft", epochs, seed, device, precision)
+        except FloatingPointError as e:
+            log(f"{name} could not be fine-tuned: {e}")
+            continue
         found.val["tuned"][name] = said = predict(model, task.val, task, device, precision)
         found.rows[name] |= {**on_val("tuned", said), "seconds_tuned": time.perf_counter() - began}
         log(f"{name}: {found.rows[name]['tuned']:.3f} on val, {time.perf_counter() - began:.1f} s")
