@@ -83,7 +83,8 @@ class UpTo(nn.Module):
         head = head_path(network)
         if f"{head}.".startswith(f"{layer}."):
             raise InputError(f"layer {layer!r} of {type(network).__name__} is, or holds, its head; take the whole")
-        self.network, self.layer, mode = network.eval(), layer, network.training  # statistics are not to move
+        mode = network.training
+        self.network, self.layer = network.eval(), layer  # statistics are not to move
         network.get_submodule(layer).register_forward_hook(_stop)
         named = list(network.requires_grad_(True).named_parameters())
         image = torch.zeros(2, 3, size, size, device=named[0][1].device, requires_grad=True)

@@ -94,7 +94,7 @@ def commit(name: str, fill: Callable[[Path], None], record: Mapping[str, Any]) -
 def hashed_name(notebook: str, what: str, parameters: Mapping[str, Any], *data: Any) -> str:
     """A run's name: what it is of, and eight digits of a hash of its parameters and data."""
     key = json.dumps([dict(parameters), *data], sort_keys=True, default=str)
-    return slug(f"{notebook}-{what}-{hashlib.sha256(key.encode()).hexdigest()[:8]}")
+    return f"{slug(f'{notebook}-{what}')[:91]}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)

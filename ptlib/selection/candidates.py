@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +17,11 @@ from ptlib.checkpoints import load_checkpoint, whole_of
 from ptlib.core import Checkpoint, Split, Task
 from ptlib.data.images import cache_dir
 from ptlib.errors import InputError
-from ptlib.files import write_whole
 from ptlib.models import Model, build_model
 from ptlib.networks import pooled
 from ptlib.prediction import cost, forward
 from ptlib.runtime import choose_device, choose_precision, place
+from ptlib.selection.cache import key_of, read, reproducible, write
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +31,7 @@ class Candidate:
     Any encoder, of images or text, makes one, from arrays of any framework: `Candidate("name", train, val)`; they are
     kept in float32. `source` (N, Z) are the probabilities that train examples are of the encoder's own classes, None if
     it has none. `facts` holds what is known of it and what it cost: parameters, flops, images_per_s, memory_mb,
-    accuracy (published, on ImageNet), seconds. `seen` says that it was trained on the task's own data.
+    accuracy (published, on ImageNet), image_size, seconds. `seen` says that it was trained on the task's own data.
     """
 
     name: str
@@ -50,23 +47,29 @@ class Candidate:
             if getattr(self, what) is None:
                 continue
             x = as_array(getattr(self, what))
-            if x.ndim != 2 or 0 in x.shape or x.dtype.kind not in "fiub" or not np.isfinite(x).all():
+            right = x.ndim == 2 and 0 not in x.shape and x.dtype.kind in "fiub"
+            if right:
+                with np.errstate(over="ignore"):
+                    x = np.ascontiguousarray(x, dtype=np.float32)
+            if not right or not np.isfinite(x).all():
                 bad = ", with NaN or infinity" if x.dtype.kind == "f" and not np.isfinite(x).all() else ""
                 raise InputError(
                     f"candidate {self.name!r}: {what} must be finite numbers of shape (N, D), got {x.dtype} of shape "
                     f"{x.shape}{bad}"
                 )
-            object.__setattr__(self, what, np.ascontiguousarray(x, dtype=np.float32))
+            object.__setattr__(self, what, x)
 
 
 def task_of(train: Any, val: Any, class_names: Sequence[str] | None = None, name: str = "labels") -> Task:
     """A task that holds labels alone, integers (N,) of train and val, to rank candidates that are features alone.
 
-    Its images are blank, so no checkpoint can be tried on it, and its test split is a copy of val.
+    Its images are blank, so checkpoints are refused, and its test split is a copy of val.
     """
     labels = {"train": as_array(train), "val": as_array(val), "test": as_array(val)}
     for split, y in labels.items():
-        if y.ndim != 1 or y.dtype.kind not in "iu" or not len(y) or y.min() < 0:
+        if y.ndim == 1 and y.dtype.kind in "iu" and len(y) and y.min() < 0:
+            raise InputError(f"{split} holds class {y.min()}; classes are counted from 0 on")
+        if y.ndim != 1 or y.dtype.kind not in "iu" or not len(y):
             raise InputError(
                 f"{split} must be class indices from 0 on, integers (N,), got {y.dtype} of shape {y.shape}"
             )
@@ -84,13 +87,13 @@ def encode(
     device: str = "auto", precision: str = "auto", cache: bool = True, seen: Sequence[str] = (),
     architecture: str | None = None, log: Callable[[str], None] = print,
 ) -> Iterator[Candidate]:  # fmt: skip
-    """Each checkpoint's features of the task, in the order given; layers of one network are had in a single pass.
+    """Each checkpoint's features of the task, in the order given; layers of one network come from a single pass.
 
-    `image_size` is at most the checkpoint's own; a network that takes only its own size gets that. Features are kept
+    `image_size` is capped at the checkpoint's own; a network that takes only its own size gets that. Features are kept
     in the cache folder (`cache=False` does without) under a key of the weights, the data, the preprocessing, and what
     their bits depend on; a file that is not whole is made anew. `seen` names candidates that were trained on the
     task's data where the checkpoint itself does not say so. `architecture` is for weight files that don't say what
-    they are for. InputError for a candidate named twice.
+    they are for. InputError for a candidate named twice, and for a checkpoint on a task of labels alone.
     """
     found = [c if isinstance(c, Candidate | Checkpoint) else _load(c, architecture) for c in checkpoints]
     names = _short_names(found)
@@ -106,6 +109,8 @@ def encode(
         if isinstance(c, Candidate):
             _check(c, task)
             made[i] = c
+        elif task.train.inputs.shape[1] == 1:
+            raise InputError(f"{names[i]} takes images, and this task holds labels alone; give it features of them")
         elif i not in made:
             family = {j: o for j, o in enumerate(found) if isinstance(o, Checkpoint) and _same_weights(c, o)}
             encoded = _encode_family(list(family.values()), task, image_size, seed, device, precision, cache)
@@ -172,9 +177,9 @@ def _encode_family(
     side, where = model.preprocessing.size, choose_device(device)
     place(model, where)
     chosen = choose_precision(precision, where, model)
-    key = _key(model, task, layers, chosen, where)
-    file = cache_dir() / "features" / f"{key}.safetensors" if cache and _reproducible(whole) else None
-    held = _read(file) if file else None
+    key = key_of(model, task, [c.layer or "" for c in family], chosen, where)
+    file = cache_dir() / "features" / f"{key}.safetensors" if cache and reproducible(whole) else None
+    held = read(file) if file else None
     arrays, facts = held or ({}, {})
     if not held:
         for split in (task.train, task.val):
@@ -184,7 +189,7 @@ def _encode_family(
             facts[c.layer or ""] = cost(build_model(c, task, side, seed), task.train, device, precision, images=64)
         facts["seconds"] = {"features": passed, "cost": time.perf_counter() - start - passed}
         if file:
-            _write(file, arrays, facts)
+            write(file, arrays, facts)
     elapsed = time.perf_counter() - start
     source = arrays.get("train own classes") if whole.pretrained else None
     return [
@@ -237,60 +242,3 @@ def _pass(model: Model, split: Split, layers: Sequence[str], where: torch.device
     if split.name == "train" and own.shape[1] > 1:
         parts["own classes"] = own.softmax(1)
     return {name: value.cpu().numpy() for name, value in parts.items()}
-
-
-def _reproducible(c: Checkpoint) -> bool:
-    """Whether the weights say what is computed: of a network made by the user's own function they don't."""
-    return c.factory is None or c.source.startswith(("hub ", "https://"))
-
-
-def _key(model: Model, task: Task, layers: Sequence[str], precision: str, where: torch.device) -> str:
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    on_cpu = where.type == "cpu"
-    machine = (
-        torch.backends.cpu.get_cpu_capability()
-        if on_cpu
-        else torch.cuda.get_device_name(where) * (where.type == "cuda")
-    )
-    versions = [importlib.metadata.version(p) for p in ("torch", "torchvision", "timm")]
-    threads = torch.get_num_threads() if on_cpu else 0
-    facts = [2, repr(model.backbone), task.fingerprint, asdict(model.preprocessing), sorted(layers), precision,
-             where.type, machine, threads, versions]  # fmt: skip
-    digest.update(json.dumps(facts).encode())
-    return digest.hexdigest()[:40]
-
-
-def _write(file: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-    from safetensors.numpy import save
-
-    told = json.dumps(facts)
-    header = {"facts": told, "sha256": _digest(arrays, told)}
-    try:
-        write_whole(file, save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=header))
-    except OSError:  # a full or read-only cache costs time, not the ranking
-        return
-
-
-def _read(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """What `_write` wrote; None if there is no such file, or it is not whole to the last bit."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy") as f:
-            header = f.metadata() or {}
-            arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError):
-        return None
-    told = header.get("facts", "")
-    return (arrays, json.loads(told)) if _digest(arrays, told) == header.get("sha256") else None
-
-
-def _digest(arrays: Mapping[str, np.ndarray], facts: str) -> str:
-    digest = hashlib.sha256(facts.encode())
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].shape}".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).data)
-    return digest.hexdigest()

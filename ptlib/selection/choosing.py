@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from ptlib.core import Checkpoint, Task
-from ptlib.errors import InputError, did_you_mean
+from ptlib.errors import InputError
 from ptlib.models import Model, build_model
 from ptlib.prediction import predict
 from ptlib.selection.candidates import Candidate
 from ptlib.selection.ranking import Ranking, ranking_of, with_truth
-from ptlib.selection.scoring import CHEAP, SCORES, Found, encoded, on_val, probe_all
+from ptlib.selection.scoring import CHEAP, encoded, on_val, probe_all
 from ptlib.stages import recipe
 from ptlib.train import finetune
 
@@ -43,7 +43,7 @@ def rank(
     }  # fmt: skip
     if budget is not None:
         return successive_halving(checkpoints, task, budget, scores, **how)
-    found = _found(checkpoints, task, scores, **how)
+    found = encoded(checkpoints, task, scores, **how)
     probe_all(found, task, list(found.candidates))
     return ranking_of(found, task)
 
@@ -62,7 +62,7 @@ def successive_halving(
     if not budget > 0:
         raise InputError(f"budget is {budget}; it must be seconds above 0, or None to do without one")
     start = time.perf_counter()
-    found = _found(checkpoints, task, scores, seed=seed, device=device, precision=precision, log=log, **options)
+    found = encoded(checkpoints, task, scores, seed=seed, device=device, precision=precision, log=log, **options)
     order = sorted((n for n, row in found.rows.items() if not row["seen"]), key=lambda n: -found.rows[n]["mean_rank"])
     half = order[: max(3, -(-len(order) // 2))]
     probe_all(found, task, half)
@@ -74,6 +74,7 @@ def successive_halving(
     probed = len(found.val["probe"])
     log(f"scores of {len(order)} candidates, probes of {probed}, {max(left, 0):.1f} of {budget:g} s left")
     able = [n for n in ranking.names if n in found.val["probe"] and found.candidates[n].checkpoint]
+    able = [n for n in able if found.rows[n]["images_per_s"]]
     if len(able) < 2:
         log("there are not two candidates to fine-tune against each other")
         return ranking
@@ -86,28 +87,18 @@ def successive_halving(
         return ranking
     log(f"fine-tuning {k} candidates for {epochs} epochs")
     found.val["tuned"] = {}
-    begin = time.perf_counter()
     for name in able[:k]:
-        began = time.perf_counter()
+        begin = time.perf_counter()
         try:
             model = fine_tune(found.candidates[name], task, "lp-ft", epochs, seed, device, precision)
         except FloatingPointError as e:
             log(f"{name} could not be fine-tuned: {e}")
             continue
         found.val["tuned"][name] = said = predict(model, task.val, task, device, precision)
-        found.rows[name] |= {**on_val("tuned", said), "seconds_tuned": time.perf_counter() - began}
-        log(f"{name}: {found.rows[name]['tuned']:.3f} on val, {time.perf_counter() - began:.1f} s")
-    found.seconds["fine-tuning"] = time.perf_counter() - begin
+        found.rows[name] |= {**on_val("tuned", said), "seconds_tuned": time.perf_counter() - begin}
+        found.seconds["fine-tuning"] = found.seconds.get("fine-tuning", 0.0) + found.rows[name]["seconds_tuned"]
+        log(f"{name}: {found.rows[name]['tuned']:.3f} on val, {found.rows[name]['seconds_tuned']:.1f} s")
     return ranking_of(found, task)
-
-
-def _found(
-    checkpoints: Sequence[str | Checkpoint | Candidate], task: Task, scores: Sequence[str], **how: Any
-) -> Found:  # fmt: skip
-    for name in scores:
-        if name not in SCORES:
-            raise InputError(f"unknown score {name!r}{did_you_mean(name, SCORES) or ';'} there are {', '.join(SCORES)}")
-    return encoded(checkpoints, task, scores, **how)
 
 
 def _predicted(ranking: Ranking, name: str, epochs: int) -> float:

@@ -1,4 +1,4 @@
-"""How far to trust a ranking: scores against fine-tuned accuracy, beside baselines and chance, and in plain words."""
+"""How far to trust a ranking: scores against fine-tuned accuracy, beside baselines and chance."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def trust(rankings: Ranking | Sequence[Ranking], *, resamples: int = 1000, seed:
     low, high = percentile(chance)
     found["random order"] = found["random order"]._replace(low=low, high=high)
     ceiling = float(np.mean([_measured_again(t, resamples, rng) for t in targets]))
-    order = sorted(found.items(), key=lambda item: item[1].tau, reverse=True)
+    order = sorted(found.items(), key=lambda item: np.nan_to_num(item[1].tau, nan=-2.0), reverse=True)
     spent = ("seconds_features", "seconds_probe", "seconds_tuned")
     seconds = {
         "ranking": sum(float(np.nansum(r.column(c))) for r in given for c in spent),
@@ -212,10 +212,16 @@ def _judge(
         hidden = np.where(np.arange(len(truths[0])) == i, np.nan, 0.0)
         without.append(float(np.mean([_tau(s + hidden, t + hidden) for s, t in pairs])))
     first, three = (np.array([_regret(s, t, k, seed) for s, t in pairs]) for k in (1, 3))
-    p = (1 + int((null >= tau - 1e-12).sum())) / (1 + len(null))
+    p = (1 + int((null >= tau - 1e-12).sum())) / (1 + len(null)) if not math.isnan(tau) else math.nan
     of_all = np.sum(known, axis=0)
-    return Trusted(kind, tau, low, high, p, min(without), max(without), float(first.mean()), float(first.max()),
+    return Trusted(kind, tau, low, high, p, *_ends(without), float(first.mean()), float(first.max()),
                    float(three.mean()), int(of_all[0]), int(of_all[1]))  # fmt: skip
+
+
+def _ends(values: list[float]) -> tuple[float, float]:
+    """The least and the greatest of those that are defined."""
+    known = [v for v in values if not math.isnan(v)] or [math.nan]
+    return min(known), max(known)
 
 
 def _tau(s: np.ndarray, t: np.ndarray) -> Any:

@@ -78,7 +78,7 @@ class Ranking:
 
     def column(self, name: str, candidates: Sequence[str] | None = None) -> np.ndarray:
         """A column over `candidates` (the ranked ones), float64; NaN where there is no value."""
-        values = [self.rows[c].get(name) for c in candidates or self.names]
+        values = [self.rows[c].get(name) for c in (self.names if candidates is None else candidates)]
         return np.array([math.nan if v is None else float(v) for v in values])
 
     def frame(self) -> Any:
@@ -113,7 +113,7 @@ class Ranking:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write JSON, whole or not at all; predictions and candidates are not part of it."""
         plain = {k: getattr(self, k) for k in ("task", "n_train", "n_val", "n_test", "scores", "seconds", "reasons")}
-        rows = {name: {k: _plain(v) for k, v in row.items()} for name, row in self.rows.items()}
+        rows = {name: {k: plain_number(v) for k, v in row.items()} for name, row in self.rows.items()}
         content = json.dumps({**plain, "rows": rows}, indent=1, allow_nan=False, default=float)
         return write_whole(path, content.encode())
 
@@ -172,7 +172,7 @@ def _with_interval(row: Mapping[str, Any], name: str) -> str:
     return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
 
 
-def _plain(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     if isinstance(value, float | np.floating) and not np.isfinite(value):
         return None
     return value

@@ -11,7 +11,7 @@ from ptlib.files import write_whole
 from ptlib.runs import commit, hashed_name, slug
 from ptlib.runtime import choose_device, environment
 from ptlib.selection.judging import Trust
-from ptlib.selection.ranking import Ranking
+from ptlib.selection.ranking import Ranking, plain_number
 
 
 def save_study(
@@ -21,7 +21,7 @@ def save_study(
     """Write rankings to `outputs/<run_name>/` and return that path.
 
     It holds `ranking-<number>-<task>.json`, which `Ranking.load` reads, for each task, `trust.csv` if judged, the
-    probes' predictions on val, and `run.json`: parameters, fingerprints of data, hashes of weights, environment.
+    predictions on val, and `run.json`: parameters, fingerprints of data, hashes of weights, environment.
     """
     prints = [task.fingerprint for task in tasks]
     name = run_name or hashed_name(notebook, "-".join(task.name for task in tasks), parameters, *prints)
@@ -47,7 +47,8 @@ def save_study(
                        for n, c in of.items() if c},
         "picks": [{"task": r.task, "pick": r.pick if r.names else None, "chosen_on": r.chosen_on, "seconds": r.seconds}
                   for r in rankings],
-        "trust": judged and {k: getattr(judged, k) for k in ("chance", "chance_of_best", "ceiling", "seconds")},
+        "trust": judged and {k: plain_number(getattr(judged, k))
+                             for k in ("chance", "chance_of_best", "ceiling", "seconds")},
         "environment": environment(choose_device(device)),
     }  # fmt: skip
     return commit(name, fill, record)

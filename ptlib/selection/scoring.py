@@ -16,7 +16,7 @@ from torch import nn
 from ptlib import transferability as tr
 from ptlib.core import Checkpoint, Task
 from ptlib.data.duplicates import digests
-from ptlib.errors import InputError
+from ptlib.errors import InputError, did_you_mean
 from ptlib.head import fit_head
 from ptlib.results import Predictions
 from ptlib.selection.candidates import Candidate, encode
@@ -43,6 +43,9 @@ def encoded(
     checkpoints: Sequence[str | Checkpoint | Candidate], task: Task, scores: Sequence[str], **how: Any
 ) -> Found:  # fmt: skip
     """Features and scores of all candidates."""
+    for name in scores:
+        if name not in SCORES:
+            raise InputError(f"unknown score {name!r}{did_you_mean(name, SCORES) or ';'} there are {', '.join(SCORES)}")
     if not checkpoints:
         raise InputError("there are no candidates to rank; name at least one checkpoint")
     labels = task.train.targets.numpy()

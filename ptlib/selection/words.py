@@ -28,14 +28,16 @@ def advice(ranking: Ranking, judged: Trust | None = None, seed: int = 0) -> str:
             said.append(f"If cost matters, {cheapest} is one of these at {costs[cheapest] / costs[pick]:.0%} of the "
                         "arithmetic.")  # fmt: skip
     elif board:
-        said.append(f"The paired tests tell it apart from the {len(board.estimates) - 1} others that came as far.")
+        others = len(board.estimates) - 1
+        rest = f"all {others} others" if others > 1 else "the other"
+        said.append(f"Paired tests tell it apart from {rest} that came as far.")
     if judged:
         mine, chance, best = judged["this ranking"], judged["random order"], judged[judged.first]
         where = "here" if len(judged.targets) == 1 else f"over {len(judged.targets)} targets"
         said.append(f"After fine-tuning, such a pick lay {points(mine.regret)} points below the best {where} (at "
                     f"worst {points(mine.regret_max)}; a random pick {points(chance.regret)}). Of what can be known "
-                    f"before, {judged.first} ordered the candidates best, weighted tau {two(best.tau)} "
-                    f"({span(best.low, best.high)}); by chance the best of so many exceeds "
+                    f"before, {judged.first} ordered the candidates best, weighted tau {two(best.tau)}, "
+                    f"interval {span(best.low, best.high)}; by chance the best of so many exceeds "
                     f"{two(judged.chance_of_best)} in 1 of 20 cases.")  # fmt: skip
     elif stage == "probe":
         said.append("A probe does not see what fine-tuning can change: candidates may change places.")
@@ -44,9 +46,9 @@ def advice(ranking: Ranking, judged: Trust | None = None, seed: int = 0) -> str:
     elif level:
         said.append("More val images, or several seeds of those that are level, would settle it.")
     if ranking.apart:
-        have = "have" if len(ranking.apart) > 1 else "has"
-        said.append(f"{_listed(ranking.apart)} {have} seen this data in training: what it scores here says nothing of "
-                    "new data of this kind, so it is ranked apart.")  # fmt: skip
+        have, are = ("have", "are") if len(ranking.apart) > 1 else ("has", "is")
+        said.append(f"{_listed(ranking.apart)} {have} seen this data in training and {are} ranked apart: a score on "
+                    "what was seen says nothing of new data.")  # fmt: skip
     return " ".join(said)
 
 

@@ -10,9 +10,9 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import log_softmax, softmax
 
 from ptlib.errors import InputError
-from ptlib.transferability.sample import Sample, sample
+from ptlib.transferability.sample import Sample, one_hot, sample
 
-REFINEMENTS = 60  # each shrinks the bracket around LogME's maximum by 0.618
+REFINEMENTS = 60  # each shrinks the bracket around LogME's maximum to 0.618 of its width
 
 
 def log_me(features: Any, labels: Any = None) -> float:
@@ -27,8 +27,8 @@ def log_me(features: Any, labels: Any = None) -> float:
     fixed-point code reports other values.
 
     Any real number; higher is better. InputError where fewer than N directions give a class exactly (repeated
-    examples, more features than examples): there is no maximum then. Invariant to rotation and to scaling of all
-    features at once, not to shifts. O(N (D + C)^2) once, then O(D C) a step.
+    examples where features outnumber them, or a feature that is the label): there is no maximum then. Invariant to
+    rotation and to scaling of all features at once, not to shifts. O(N (D + C)^2) once, then O(D C) a step.
     """
     x = sample(features, labels)
     raw, n = x.raw, x.n
@@ -36,8 +36,8 @@ def log_me(features: Any, labels: Any = None) -> float:
     if not len(raw.s):
         return float((0.5 * (np.log(n / total) - 1 - math.log(2 * math.pi))).mean())
     if len(raw.s) < n and (raw.rest == 0).any():
-        raise InputError(f"{len(raw.s)} directions of the features give a class of {n} examples exactly, so that the "
-                         "evidence has no maximum; leave repeated examples out")  # fmt: skip
+        raise InputError(f"{len(raw.s)} directions of the features give a class of {n} examples exactly, so evidence "
+                         "has no maximum; leave out repeated examples, or features that say the class")  # fmt: skip
     spectrum = raw.s**2
     grid = np.arange(math.log(spectrum[-1]) - 70, math.log(spectrum[0]) + math.log(n) + 20, 0.25)
     share = _share(grid[:, None], spectrum)  # (T, K)
@@ -108,11 +108,11 @@ def gbc(
     features' own units. O(N D + C^2 D).
     """
     x = sample(features, labels)
+    if covariance not in ("diagonal", "spherical") or not floor > 0:
+        raise InputError(f"covariance is {covariance!r}, floor {floor}: diagonal or spherical, and above 0")
     variances = x.class_variances
     if covariance == "spherical":
         variances = np.broadcast_to(variances.mean(1, keepdims=True), variances.shape)
-    elif covariance != "diagonal" or not floor > 0:
-        raise InputError(f"covariance is {covariance!r}, floor {floor}: diagonal or spherical, and above 0")
     variances, total = np.maximum(variances, floor), 0.0
     logs = np.log(variances).sum(1)
     for c in range(x.n_classes - 1):
@@ -198,5 +198,4 @@ def _discriminants(z: np.ndarray, y: np.ndarray, d: int, shrinkage: float | None
 
 
 def _means(z: np.ndarray, y: np.ndarray) -> np.ndarray:
-    one_hot = (y[:, None] == np.arange(y.max() + 1)).astype(np.float64)
-    return np.asarray(one_hot.T @ z / one_hot.sum(0)[:, None])
+    return np.asarray(one_hot(y).T @ z / np.bincount(y)[:, None])

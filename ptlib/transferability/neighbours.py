@@ -54,8 +54,9 @@ def parc(features: Any, labels: Any = None, *, n_max: int = 2000) -> float:
     """PARC: Spearman's correlation, over pairs of examples, of 1 - correlation of their features (each standardised
     over the examples) with 1 - correlation of their one-hot labels (Bolya et al. 2021, arXiv 2111.06977).
 
-    The second takes two values, so what counts is how the distances within classes rank among all. Above `n_max`
-    examples, every class is thinned evenly, in the order given: pairs grow with the square.
+    The second takes two values, so what counts is how the distances within classes rank among all. Of more than
+    `n_max` examples about so many are taken, evenly in the order given, at least two of a class, and of too many
+    classes only some: pairs grow with the square.
 
     From -1 to 1 (published times 100), higher is better. Invariant to shifts and scaling of each feature, not to
     rotation. An example whose standardised features are constant has no correlation; it counts as 0. O(n_max^2 D).
@@ -65,8 +66,8 @@ def parc(features: Any, labels: Any = None, *, n_max: int = 2000) -> float:
     z, y = x.features[rows].astype(np.float64), x.labels[rows]
     if len(np.unique(y)) < 2 or len(y) < 3:
         raise InputError(f"parc compares pairs within classes with pairs across; {len(y)} examples have too few")
-    varies = z.min(0) < z.max(0)
-    z = (z - z.mean(0)) / np.where(varies, z.std(0), np.inf)
+    std = np.where(z.min(0) < z.max(0), z.std(0), 0.0)
+    z = (z - z.mean(0)) / np.where(std > 0, std, np.inf)
     z -= z.mean(1, keepdims=True)
     length = np.linalg.norm(z, axis=1, keepdims=True)
     z /= np.where(length > 1e-12 * length.max(initial=0.0), length, np.inf)
@@ -128,7 +129,7 @@ def linear_probe(
 
 
 def _standardised(x: Sample) -> np.ndarray:
-    """Features of variance 1, rotated into as few dimensions as they span: what penalises weights can't tell."""
+    """Features of variance 1, rotated into N dimensions where there are more: what penalises weights can't tell."""
     z = np.concatenate([part for _, part in x.chunks(x.mean)])
     std = z.std(0)
     z /= np.where(std > 0, std, np.inf)
@@ -139,8 +140,8 @@ def _standardised(x: Sample) -> np.ndarray:
 
 
 def _thinned(labels: np.ndarray, n_max: int) -> np.ndarray:
-    """Rows of about `n_max` examples at most, two of a class at least: classes thinned evenly, and, where there are
-    too many of them, every so many a class left out."""
+    """Rows of about `n_max` examples: two of a class at least, classes thinned evenly, and some left out where there
+    are more than `n_max` / 2."""
     if len(labels) <= n_max:
         return np.arange(len(labels))
     classes = np.arange(int(labels.max()) + 1)

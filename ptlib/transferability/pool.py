@@ -34,7 +34,7 @@ def etran_parts(x: Sample) -> Parts:
     """What of ETran belongs to one candidate: energy and posterior."""
     try:
         return sum(float(logsumexp(part, axis=1).sum()) for _, part in x.chunks()) / x.n, fisher_posterior(x)
-    except InputError:  # nor may its energy stretch the others' scale
+    except InputError:  # its energy must not stretch the others' scale
         return math.nan, math.nan
 
 

@@ -66,7 +66,7 @@ class Sample:
 
     @cached_property
     def mean(self) -> np.ndarray:
-        """(D,); of a feature that never varies its very value, so that less its mean it is 0."""
+        """(D,), clipped to each feature's range, so that one that never varies is exactly 0 once centred."""
         parts = [(part.sum(0), part.min(0), part.max(0)) for _, part in self.chunks()]
         total, low, high = (np.stack(column) for column in zip(*parts, strict=True))
         return np.asarray(np.clip(total.sum(0) / self.n, low.min(0), high.max(0)))
@@ -74,14 +74,16 @@ class Sample:
     @cached_property
     def class_means(self) -> np.ndarray:
         """Less the mean of all, (C, D)."""
-        total = sum(self._one_hot(rows).T @ part for rows, part in self.chunks(self.mean))
+        total = sum(one_hot(self.labels[rows], self.n_classes).T @ part for rows, part in self.chunks(self.mean))
         return np.asarray(total / self.counts[:, None])
 
     @cached_property
     def class_variances(self) -> np.ndarray:
         """Of each feature in each class, with divisor n_c, (C, D)."""
         parts = ((rows, part - self.class_means[self.labels[rows]]) for rows, part in self.chunks(self.mean))
-        return np.asarray(sum(self._one_hot(rows).T @ part**2 for rows, part in parts) / self.counts[:, None])
+        return np.asarray(
+            sum(one_hot(self.labels[rows], self.n_classes).T @ part**2 for rows, part in parts) / self.counts[:, None]
+        )
 
     @cached_property
     def fourth_moment(self) -> float:
@@ -103,7 +105,7 @@ class Sample:
 
     @cached_property
     def coordinates(self) -> np.ndarray:
-        """Centred features, rotated into what they span where that is less than D: float64 (N, N - 1 or D at most)."""
+        """Centred features; rotated, where D is at least N, into what they span: float64 (N, D or N - 1 at most)."""
         if self.features.shape[1] < self.n:
             return np.concatenate([part for _, part in self.chunks(self.mean)])
         return self.principal(len(self.centred.s))
@@ -112,9 +114,6 @@ class Sample:
         """The first `k` principal components of each example, float64 (N, k)."""
         axes = self.centred.vt[:k].T
         return np.concatenate([part @ axes for _, part in self.chunks(self.mean)])
-
-    def _one_hot(self, rows: slice) -> np.ndarray:
-        return np.asarray(self.labels[rows, None] == np.arange(self.n_classes), dtype=np.float64)
 
     @cached_property
     def _triangle(self) -> np.ndarray:
@@ -128,7 +127,9 @@ class Sample:
         step = max(1, 2 * width // CHUNK) * CHUNK
         held: list[np.ndarray] = []
         for rows, part in self.chunks(self.mean):
-            held.append(np.concatenate([np.ones((len(part), 1)), part, self._one_hot(rows)], axis=1))
+            held.append(
+                np.concatenate([np.ones((len(part), 1)), part, one_hot(self.labels[rows], self.n_classes)], axis=1)
+            )
             if len(held) * CHUNK >= step or rows.stop >= self.n:
                 r, held = np.asarray(np.linalg.qr(np.concatenate([r, *held]), mode="r")), []
         return r
@@ -144,12 +145,10 @@ def sample(features: object, labels: object = None) -> Sample:
         if labels is not None:
             raise InputError("a Sample has its labels; give it alone")
         return features
-    x, y = as_array(features), as_array(labels)
+    x = as_array(features)
     if x.ndim != 2 or x.shape[1] == 0 or x.dtype.kind not in "fiub":
         raise InputError(f"features must be numbers of shape (N, D), got {x.dtype} of shape {x.shape}")
-    if y.dtype.kind not in "iub" or y.shape != (len(x),):
-        raise InputError(f"labels must be {len(x)} integers, one for each row of features, got {y.dtype} of shape "
-                         f"{y.shape}")  # fmt: skip
+    y = classes_of(labels, len(x))
     largest = 0.0
     for start in range(0, len(x), CHUNK):
         size = np.abs(x[start : start + CHUNK].astype(np.float64))
@@ -161,15 +160,27 @@ def sample(features: object, labels: object = None) -> Sample:
         largest = max(largest, float(size.max()))
     if 0 < largest < SMALLEST:
         raise InputError(f"features are at most {largest:g} in size, too small to square; scale them up")
-    return Sample(x, classes_of(y))
+    return Sample(x, y)
 
 
-def classes_of(labels: np.ndarray) -> np.ndarray:
-    """Classes 0..C-1, int64 (N,), in the order of the labels' values; InputError if there is only one."""
-    known, y = np.unique(labels, return_inverse=True)
+def classes_of(labels: object, n: int) -> np.ndarray:
+    """Labels of n examples as classes 0..C-1, int64 (N,), in the order of their values.
+
+    InputError if they are not n integers, or all the same.
+    """
+    y = as_array(labels)
+    if y.dtype.kind not in "iub" or y.shape != (n,):
+        raise InputError(f"labels must be {n} integers, one an example, got {y.dtype} of shape {y.shape}")
+    known, classes = np.unique(y, return_inverse=True)
     if len(known) < 2:
-        raise InputError(f"all {len(labels)} labels are of one class; a score needs at least two")
-    return y.ravel().astype(np.int64)
+        raise InputError(f"all {n} labels are of one class; a score needs at least two")
+    return classes.ravel().astype(np.int64)
+
+
+def one_hot(classes: np.ndarray, n_classes: int | None = None) -> np.ndarray:
+    """Classes (N,) as float64 (N, C)."""
+    n_classes = int(classes.max()) + 1 if n_classes is None else n_classes
+    return np.asarray(classes[:, None] == np.arange(n_classes), dtype=np.float64)
 
 
 def _decompose(x: np.ndarray, y: np.ndarray, n: int) -> Decomposition:

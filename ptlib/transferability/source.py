@@ -9,7 +9,7 @@ import numpy as np
 
 from ptlib.arrays import as_array
 from ptlib.errors import InputError
-from ptlib.transferability.sample import CHUNK, classes_of, sample
+from ptlib.transferability.sample import CHUNK, classes_of, one_hot, sample
 
 
 def leep(source_probabilities: Any, labels: Any) -> float:
@@ -22,8 +22,7 @@ def leep(source_probabilities: Any, labels: Any) -> float:
     Invariant to permutations of source classes. O(N Z C).
     """
     theta, y = _source(source_probabilities, labels)
-    one_hot = (y[:, None] == np.arange(y.max() + 1)).astype(np.float64)
-    joint = one_hot.T @ theta / len(y)  # (C, Z)
+    joint = one_hot(y).T @ theta / len(y)  # (C, Z)
     marginal = joint.sum(0)
     given = joint / np.where(marginal > 0, marginal, 1.0)
     rows = (slice(i, i + CHUNK) for i in range(0, len(y), CHUNK))
@@ -41,7 +40,7 @@ def nce(source_probabilities: Any, labels: Any) -> float:
     """
     said = as_array(source_probabilities)
     if said.ndim == 1 and said.dtype.kind in "iu":
-        y, z = _labels(labels, len(said)), np.unique(said, return_inverse=True)[1].ravel()
+        y, z = classes_of(labels, len(said)), np.unique(said, return_inverse=True)[1].ravel()
     else:
         theta, y = _source(said, labels)
         z = np.unique(theta.argmax(1), return_inverse=True)[1].ravel()
@@ -69,7 +68,8 @@ def nleep(
 
     x = sample(features, labels)
     if components_per_class < 1 or not 0 < energy <= 1:
-        raise InputError(f"components_per_class is {components_per_class} and energy {energy}; at least 1, and 0 to 1")
+        raise InputError(f"components_per_class is {components_per_class}, energy {energy}; they must be at least 1, "
+                         "and above 0 and at most 1")  # fmt: skip
     variances = x.centred.s**2
     if not len(variances):
         raise InputError("features are the same for all examples; nleep finds no components in them")
@@ -91,7 +91,7 @@ def _source(source_probabilities: Any, labels: Any) -> tuple[np.ndarray, np.ndar
             f"source probabilities must be of shape (N, Z), a column for each source class, got {theta.dtype} of "
             f"shape {theta.shape}"
         )
-    y = _labels(labels, len(theta))
+    y = classes_of(labels, len(theta))
     theta = theta.astype(np.float64)
     total = theta.sum(1)
     wrong = np.flatnonzero(~((theta >= 0).all(1) & (np.abs(total - 1) <= 1e-3)))  # NaN is wrong too
@@ -101,10 +101,3 @@ def _source(source_probabilities: Any, labels: Any) -> tuple[np.ndarray, np.ndar
             "be probabilities, not logits"
         )
     return theta / total[:, None], y
-
-
-def _labels(labels: Any, n: int) -> np.ndarray:
-    y = as_array(labels)
-    if y.dtype.kind not in "iub" or y.shape != (n,):
-        raise InputError(f"labels must be {n} integers, one an example, got {y.dtype} of shape {y.shape}")
-    return classes_of(y)

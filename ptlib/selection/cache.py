@@ -1,0 +1,76 @@
+"""Features on disk: a file for each network and task, read back whole to the last bit or made anew."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ptlib.core import Checkpoint, Task
+from ptlib.files import write_whole
+from ptlib.models import Model
+
+
+def reproducible(c: Checkpoint) -> bool:
+    """Whether the weights say what is computed: of a network made by the user's own function they don't."""
+    return c.factory is None or c.source.startswith(("hub ", "https://"))
+
+
+def key_of(model: Model, task: Task, layers: Sequence[str], precision: str, where: torch.device) -> str:
+    """A name that changes with the weights, the data, the preprocessing, the layers ("" is the whole network), and
+    what the bits of features depend on besides."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    on_cpu = where.type == "cpu"
+    machine = torch.backends.cpu.get_cpu_capability() if on_cpu else str(where.type)
+    if where.type == "cuda":
+        machine = torch.cuda.get_device_name(where)
+    versions = [importlib.metadata.version(p) for p in ("torch", "torchvision", "timm")]
+    threads = torch.get_num_threads() if on_cpu else 0
+    facts = [2, repr(model.backbone), task.fingerprint, asdict(model.preprocessing), sorted(layers), precision,
+             where.type, machine, threads, versions]  # fmt: skip
+    digest.update(json.dumps(facts).encode())
+    return digest.hexdigest()[:40]
+
+
+def write(file: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+    """Arrays and facts into one safetensors file, with their SHA-256; nothing where it can't be written."""
+    from safetensors.numpy import save
+
+    told = json.dumps(facts)
+    header = {"facts": told, "sha256": _digest(arrays, told)}
+    try:
+        write_whole(file, save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=header))
+    except OSError:  # a full or read-only cache costs time, not the ranking
+        return
+
+
+def read(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """What `write` wrote; None if there is no such file, or it is not whole to the last bit."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as f:
+            header = f.metadata() or {}
+            arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError):
+        return None
+    told = header.get("facts", "")
+    return (arrays, json.loads(told)) if _digest(arrays, told) == header.get("sha256") else None
+
+
+def _digest(arrays: Mapping[str, np.ndarray], facts: str) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
