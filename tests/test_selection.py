@@ -62,7 +62,7 @@ def test_a_ranking_needs_features_and_labels_only(task: Task) -> None:
     for score in ("log_me", "h_score_shrunk", "sfda", "parc", "etran", "trans_rate"):
         assert ranking.rows["strength 3.0"][score] > ranking.rows["strength 0.0"][score], score
     text = str(ranking)
-    assert text.splitlines()[0] == "colours: 3 candidates on 60 train and 30 val images"
+    assert text.splitlines()[0] == "colours: 3 candidates on 60 train and 30 val examples"
     assert "<table>" in ranking._repr_html_()
     with pytest.raises(InputError, match="only a checkpoint can be fine-tuned"):
         selection.fine_tune(next(iter(ranking.candidates.values())), task)

@@ -97,6 +97,34 @@ def test_log_me_is_the_maximum_evidence_on_200_problems() -> None:
         assert tr.log_me(f, y) == pytest.approx(dense_log_me(f, y), abs=1e-7 if d < n else 1e-4), (i, n, d)
 
 
+@pytest.mark.parametrize("kind", ["plain", "wide", "dead", "collapsed", "scaled", "repeated"])
+def test_the_quick_way_through_float32_is_the_exact_one(kind: str) -> None:
+    """Products of the features with themselves, or the triangle where those would not tell rank from rounding."""
+    rng = np.random.default_rng(3)
+    n, d = (40, 90) if kind == "wide" else (120, 30)
+    y = np.arange(n) % 4
+    x = np.maximum(rng.normal(size=(n, d)) + rng.normal(size=(4, d))[y], 0)
+    if kind == "dead":
+        x[:, 5:20] = 0
+    if kind == "collapsed":
+        x = np.eye(4)[y] + 1e-6 * rng.normal(size=(n, 4))
+    if kind == "scaled":
+        x *= 10.0 ** rng.uniform(-9, 9, d)
+    if kind == "repeated":
+        x[1::2], y[1::2] = x[::2], y[::2]
+    x32 = x.astype(np.float32)
+    quick, exact = tr.sample(x32, y), tr.sample(x32.astype(np.float64), y)
+    assert (quick._by_product(True) is None) == (kind in ("collapsed", "scaled"))
+    for centred in (quick.centred, quick.raw), (exact.centred, exact.raw):
+        assert all(len(part.s) <= min(n, d) for part in centred)
+    for a, b in ((quick.centred, exact.centred), (quick.raw, exact.raw)):
+        assert a.s == pytest.approx(b.s, rel=1e-9)
+        assert (a.projected**2).sum(0) == pytest.approx((b.projected**2).sum(0), rel=1e-9)
+        assert a.rest == pytest.approx(b.rest, rel=1e-8, abs=1e-18)
+    for score in (tr.log_me, tr.h_score, tr.FEATURE_SCORES["h_score_shrunk"], tr.nleep):
+        assert score(quick) == pytest.approx(score(exact), rel=1e-9)
+
+
 def test_the_best_beta_is_the_best() -> None:
     rng = np.random.default_rng(1)
     f, y = rng.normal(size=(20, 5)), (rng.random(20) < 0.4).astype(float)
@@ -207,6 +235,11 @@ def test_scores_equal_their_definitions(name: str) -> None:
             x[:, 0] = 3.7  # a constant column
         if i % 4 == 0:
             x[-1], y[-1] = x[-2], y[-2]  # a repeated row
+        if i % 2 == 0:
+            x = x.astype(np.float32).astype(np.float64)
+            assert tr.FEATURE_SCORES[name](tr.sample(x.astype(np.float32), y)) == pytest.approx(
+                tr.FEATURE_SCORES[name](tr.sample(x, y)), rel=1e-8, abs=1e-10
+            )
         assert tr.FEATURE_SCORES[name](tr.sample(x, y)) == pytest.approx(dense(name, x, y), rel=1e-8, abs=1e-10), (
             i,
             n,

@@ -101,7 +101,7 @@ class Ranking:
         return rows
 
     def __str__(self) -> str:
-        head = f"{self.task}: {len(self.names)} candidates on {self.n_train:,} train and {self.n_val:,} val images"
+        head = f"{self.task}: {len(self.names)} candidates on {self.n_train:,} train and {self.n_val:,} val examples"
         return "\n".join([head, *text_table(self.table())])
 
     def __repr__(self) -> str:

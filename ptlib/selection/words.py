@@ -16,12 +16,12 @@ def advice(ranking: Ranking, judged: Trust | None = None, seed: int = 0) -> str:
     row, board = ranking.rows[pick], ranking.board(seed)
     what = "a linear probe on its features" if stage == "probe" else "a short fine-tuning"
     said = [f"Take {pick}: {what} has {row[stage]:.3f} of val right ({row[f'{stage}_low']:.3f} to "
-            f"{row[f'{stage}_high']:.3f}, {ranking.n_val:,} images)."]  # fmt: skip
+            f"{row[f'{stage}_high']:.3f}, {ranking.n_val:,} examples)."]  # fmt: skip
     level = [n for n in board.estimates if n != pick and board[n, pick].better is None] if board else []
     if level and board:
         bounds = [_lead(board, other, pick) for other in level]
         wrong = f"; one of them may be up to {points(max(bounds))} points better" if max(bounds) > 0 else ""
-        said.append(f"{_listed(level)} can't be told apart from it on so many images{wrong}.")
+        said.append(f"{_listed(level)} can't be told apart from it on so many examples{wrong}.")
         costs = {n: float(ranking.rows[n].get("flops") or math.inf) for n in [pick, *level]}
         cheapest = min(costs, key=lambda n: costs[n])
         if cheapest != pick and costs[pick] < math.inf:
@@ -44,7 +44,7 @@ def advice(ranking: Ranking, judged: Trust | None = None, seed: int = 0) -> str:
     if level and not judged:
         said.append(f"Fine-tuning {_listed([pick, *level][:4])} and comparing them on val would settle more of it.")
     elif level:
-        said.append("More val images, or several seeds of those that are level, would settle it.")
+        said.append("More val examples, or several seeds of those that are level, would settle it.")
     if ranking.apart:
         have, are = ("have", "are") if len(ranking.apart) > 1 else ("has", "is")
         said.append(f"{_listed(ranking.apart)} {have} seen this data in training and {are} ranked apart: a score on "
