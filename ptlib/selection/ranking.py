@@ -108,7 +108,9 @@ class Ranking:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return html_table(self.table(), str(self).splitlines()[0])
+        head, *rows = self.table()
+        unbroken = [tuple(cell.replace(" ", "\u00a0") for cell in row) for row in rows]  # the table is wide enough
+        return html_table([head, *unbroken], str(self).splitlines()[0])
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write JSON, whole or not at all; predictions and candidates are not part of it."""
