@@ -316,6 +316,8 @@ def test_published_weights_are_known_by_their_hash(real_data: Path, task: Task) 
     ranking = pt.rank([str(f) for f in files[:2]], replace(task, name="cifar10"), ["log_me"], log=silent)
     assert set(ranking.apart) == {"resnet20-12fca82f", "resnet32-d509ac18"}
     assert ranking.names == []
+    unknown = pt.rank([str(files[0])], task, ["log_me"], log=silent)  # a name it can't know: the reader is told
+    assert "It was trained on CIFAR-10; if this data comes from there, rank it apart" in selection.advice(unknown)
 
 
 def test_repeated_images_count_once_in_scores(task: Task) -> None:

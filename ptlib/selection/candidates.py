@@ -116,8 +116,8 @@ def encode(
             encoded = _encode_family(list(family.values()), task, image_size, seed, device, precision, cache)
             made.update(zip(family, encoded, strict=True))
             for j in family:
-                f = made[j].facts
-                log(f"{names[j]}: {made[j].train.shape[1]} features, {f['images_per_s']:,.0f} images/s, "
+                f, of = made[j].facts, family[j].trained_on
+                log(f"{names[j]}{f' (trained on {of})' if of else ''}: {made[j].train.shape[1]} features, {f['images_per_s']:,.0f} images/s, "
                     f"{f['seconds']:.1f} s{', from the cache' * f['cached']}")  # fmt: skip
         marked = made[i].seen or any(name in seen for name in aliases[i])
         if marked:

@@ -58,6 +58,7 @@ def encoded(
         found.candidates[c.name], found.reasons[c.name] = c, scored.reasons
         facts = {k: c.facts.get(k) for k in ("parameters", "flops", "images_per_s", "memory_mb", "image_size")}
         found.rows[c.name] = {**scored.values, **facts, "imagenet_top1": c.facts.get("accuracy"), "seen": c.seen,
+                              "trained_on": c.checkpoint.trained_on if c.checkpoint else None,
                               "seconds_features": c.facts.get("seconds_uncached", 0.0),
                               "seconds_scores": sum(scored.seconds.values())}  # fmt: skip
         found.seconds["features"] += c.facts.get("seconds", 0.0)

@@ -17,6 +17,8 @@ def advice(ranking: Ranking, judged: Trust | None = None, seed: int = 0) -> str:
     what = "a linear probe on its features" if stage == "probe" else "a short fine-tuning"
     said = [f"Take {pick}: {what} has {row[stage]:.3f} of val right ({row[f'{stage}_low']:.3f} to "
             f"{row[f'{stage}_high']:.3f}, {ranking.n_val:,} examples)."]  # fmt: skip
+    if row.get("trained_on"):
+        said.append(f"It was trained on {row['trained_on']}; if this data comes from there, rank it apart (`seen`).")
     level = [n for n in board.estimates if n != pick and board[n, pick].better is None] if board else []
     if level and board:
         bounds = [_lead(board, other, pick) for other in level]
