@@ -117,7 +117,8 @@ def encode(
             made.update(zip(family, encoded, strict=True))
             for j in family:
                 f, of = made[j].facts, family[j].trained_on
-                log(f"{names[j]}{f' (trained on {of})' if of else ''}: {made[j].train.shape[1]} features, {f['images_per_s']:,.0f} images/s, "
+                told = f"{names[j]} (trained on {of})" if of else names[j]
+                log(f"{told}: {made[j].train.shape[1]} features, {f['images_per_s']:,.0f} images/s, "
                     f"{f['seconds']:.1f} s{', from the cache' * f['cached']}")  # fmt: skip
         marked = made[i].seen or any(name in seen for name in aliases[i])
         if marked:
