@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,16 @@ def timm_network(model: str, path: Path | None) -> nn.Module:
     if isinstance(network.get_classifier(), nn.Identity):  # type: ignore[operator]
         network.reset_classifier(1)  # type: ignore[operator]
     return network
+
+
+def timm_trained_on(tag: str | None) -> str | None:
+    """The data that a tag of timm's names, as `Checkpoint.trained_on` says it; the tag itself if it names none.
+
+    >>> timm_trained_on("augreg_in21k_ft_in1k")
+    'ImageNet-21k, then ImageNet-1k'
+    """
+    found = [f"ImageNet-{size}" for size in re.findall(r"in(1k|12k|21k|22k)(?![0-9a-z])", tag or "")]
+    return ", then ".join(found) or tag or None
 
 
 def torchvision_network(model: str, weights: Any) -> Callable[[], nn.Module]:

@@ -22,6 +22,7 @@ from ptlib.architectures import (
     three,
     timm_names,
     timm_network,
+    timm_trained_on,
     torchvision_names,
     torchvision_network,
     torchvision_preprocessing,
@@ -174,7 +175,6 @@ def _up_to(whole: Checkpoint, layer: str) -> Checkpoint:
     except InputError:  # a network of the user's own
 
         def make() -> nn.Module:
-            assert whole.factory is not None
             return UpTo(whole.factory(), layer, whole.preprocessing.size)
 
     counted = _describe(part.name, part.architecture, make, part.preprocessing, source=part.source)
@@ -225,7 +225,7 @@ def _from_timm(name: str, model: str) -> Checkpoint:
         ) from None
     return _describe(
         name, full, make, preprocessing, source=f"hub {cfg.hf_hub_id}", licence=cfg.license or "unknown", path=path,
-        sha256=sha256(path), trained_on=cfg.tag or None, factory=functools.partial(timm_network, model, path),
+        factory=functools.partial(timm_network, model, path), sha256=sha256(path), trained_on=timm_trained_on(cfg.tag),
     )  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import json
 import os
 import re
@@ -85,6 +87,14 @@ def test_every_public_name_is_there_and_documented() -> None:
         assert getattr(ptlib, name).__doc__, name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = ptlib.nothing
+
+
+def test_examples_in_docstrings_hold() -> None:
+    files = (path for path in (ROOT / "ptlib").rglob("*.py") if ">>>" in path.read_text())
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
+    found = {name: doctest.testmod(importlib.import_module(name)) for name in names}
+    assert sum(result.attempted for result in found.values()) >= 9
+    assert not {name for name, result in found.items() if result.failed}
 
 
 def code_cells(path: Path) -> list[dict[str, Any]]:
