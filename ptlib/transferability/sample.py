@@ -114,7 +114,7 @@ class Sample:
 
     def _decomposed(self, centred: bool) -> Decomposition:
         # A product of features with themselves squares their condition. Where they were rounded to float32 before, and
-        # no direction is near the edge of what that product resolves, nothing is lost by it, and it takes a fifth of
+        # no direction is near the edge of what that product resolves, nothing is lost by it, in a third or a quarter of
         # the time.
         found = None if self.features.dtype == np.float64 else self._by_product(centred)
         return found or self._by_triangle(centred)
