@@ -15,7 +15,7 @@ from ptlib.models import Model, build_model
 from ptlib.prediction import predict
 from ptlib.selection.candidates import Candidate
 from ptlib.selection.ranking import Ranking, ranking_of, with_truth
-from ptlib.selection.scoring import CHEAP, encoded, on_val, probe_all
+from ptlib.selection.scoring import CHEAP, on_val, probe_all, score_all
 from ptlib.stages import recipe
 from ptlib.train import finetune
 
@@ -43,7 +43,7 @@ def rank(
     }  # fmt: skip
     if budget is not None:
         return successive_halving(checkpoints, task, budget, scores, **how)
-    found = encoded(checkpoints, task, scores, **how)
+    found = score_all(checkpoints, task, scores, **how)
     probe_all(found, task, list(found.candidates))
     return ranking_of(found, task)
 
@@ -62,7 +62,7 @@ def successive_halving(
     if not budget > 0:
         raise InputError(f"budget is {budget}; it must be seconds above 0, or None to do without one")
     start = time.perf_counter()
-    found = encoded(checkpoints, task, scores, seed=seed, device=device, precision=precision, log=log, **options)
+    found = score_all(checkpoints, task, scores, seed=seed, device=device, precision=precision, log=log, **options)
     order = sorted((n for n, row in found.rows.items() if not row["seen"]), key=lambda n: -found.rows[n]["mean_rank"])
     half = order[: max(3, -(-len(order) // 2))]
     probe_all(found, task, half)

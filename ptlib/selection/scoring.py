@@ -39,7 +39,7 @@ class Found:
     val: dict[str, dict[str, Predictions]] = field(default_factory=dict)
 
 
-def encoded(
+def score_all(
     checkpoints: Sequence[str | Checkpoint | Candidate], task: Task, scores: Sequence[str], **how: Any
 ) -> Found:  # fmt: skip
     """Features and scores of all candidates."""

@@ -6,11 +6,10 @@ import math
 from typing import Any, Literal
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 from ptlib.errors import InputError
-from ptlib.transferability.sample import Sample, one_hot, sample
+from ptlib.transferability.sample import discriminants_of, means_of, sample
 
 REFINEMENTS = 60  # each shrinks the bracket around LogME's maximum to 0.618 of its width
 
@@ -163,39 +162,9 @@ def sfda(features: Any, labels: Any = None) -> float:
     """
     x = sample(features, labels)
     z, y, d = x.coordinates, x.labels, x.features.shape[1]
-    log_p, shrinkage = _discriminants(z, y, d)
+    log_p, shrinkage = x.discriminants
     own = np.take_along_axis(softmax(np.exp(log_p), axis=1), y[:, None], axis=1)  # (N, 1)
-    means = _means(z, y)
+    means = means_of(z, y)
     others = (means.sum(0) - means) / (len(means) - 1)
-    log_p, _ = _discriminants(own * z + (1 - own) * others[y], y, d, shrinkage)
+    log_p, _ = discriminants_of(own * z + (1 - own) * others[y], y, d, shrinkage)
     return float(np.take_along_axis(log_p, y[:, None], axis=1).mean())
-
-
-def fisher_posterior(x: Sample) -> float:
-    """The mean posterior of each example's own class by the discriminants of `sfda`, in 0..1."""
-    log_p, _ = _discriminants(x.coordinates, x.labels, x.features.shape[1])
-    return float(np.exp(np.take_along_axis(log_p, x.labels[:, None], axis=1)).mean())
-
-
-def _discriminants(z: np.ndarray, y: np.ndarray, d: int, shrinkage: float | None = None) -> tuple[np.ndarray, float]:
-    """Log posteriors (N, C) of Gaussian classes with one shrunk covariance, and the shrinkage; `d` counts the
-    dimensions that `z` was rotated from."""
-    means, priors = _means(z, y), np.bincount(y) / len(y)
-    within = z - means[y]
-    scatter = within.T @ within / len(y)
-    if shrinkage is None:
-        top = float(np.linalg.eigvalsh(scatter)[-1]) if len(scatter) else 0.0
-        shrinkage = max(math.exp(-5 * max(top, 0.0)), 1e-10)
-    mean_variance = float(np.trace(scatter)) / d
-    if not mean_variance > 1e-24 * float((z**2).sum()) / len(y) / d:  # what is below is rounding
-        raise InputError("features do not vary within any class, so that classes have no covariance; sfda and etran "
-                         "are undefined there")  # fmt: skip
-    regular = (1 - shrinkage) * scatter
-    regular[np.diag_indices(len(regular))] += shrinkage * mean_variance
-    weights = cho_solve(cho_factor(regular, overwrite_a=True), means.T)  # (K, C)
-    scores = z @ weights - 0.5 * (means.T * weights).sum(0) + np.log(priors)
-    return np.asarray(log_softmax(scores, axis=1)), shrinkage
-
-
-def _means(z: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.asarray(one_hot(y).T @ z / np.bincount(y)[:, None])

@@ -11,7 +11,6 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ptlib.errors import InputError
-from ptlib.transferability.classification import fisher_posterior
 from ptlib.transferability.sample import Sample, sample
 
 Parts = tuple[float, ...]
@@ -33,9 +32,11 @@ def etran(pool: Sequence[Any], *, energy_weight: float = 0.15) -> np.ndarray:
 def etran_parts(x: Sample) -> Parts:
     """What of ETran belongs to one candidate: energy and posterior."""
     try:
-        return sum(float(logsumexp(part, axis=1).sum()) for _, part in x.chunks()) / x.n, fisher_posterior(x)
+        log_p, _ = x.discriminants
     except InputError:  # its energy must not stretch the others' scale
         return math.nan, math.nan
+    posterior = float(np.exp(log_p[np.arange(x.n), x.labels]).mean())
+    return sum(float(logsumexp(part, axis=1).sum()) for _, part in x.chunks()) / x.n, posterior
 
 
 def combine_etran(scaled: np.ndarray, energy_weight: float = 0.15) -> np.ndarray:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+from scipy.special import log_softmax
 
 from ptlib.arrays import as_array
 from ptlib.errors import InputError
@@ -106,6 +109,11 @@ class Sample:
         if self.features.shape[1] < self.n:
             return np.concatenate([part for _, part in self.chunks(self.mean)])
         return self.principal(len(self.centred.s))
+
+    @cached_property
+    def discriminants(self) -> tuple[np.ndarray, float]:
+        """Log posteriors (N, C) by regularised Fisher discriminants (see `sfda`), and their shrinkage."""
+        return discriminants_of(self.coordinates, self.labels, self.features.shape[1])
 
     def principal(self, k: int) -> np.ndarray:
         """The first `k` principal components of each example, float64 (N, k)."""
@@ -237,3 +245,28 @@ def _decompose(x: np.ndarray, y: np.ndarray, n: int) -> Decomposition:
     projected = u.T @ y
     rest = ((y - u @ projected) ** 2).sum(0)
     return Decomposition(s, vt, projected, np.where(rest > 1e-24 * (y**2).sum(0), rest, 0.0))
+
+
+def discriminants_of(z: np.ndarray, y: np.ndarray, d: int, shrinkage: float | None = None) -> tuple[np.ndarray, float]:
+    """Log posteriors (N, C) of Gaussian classes with one shrunk covariance, and the shrinkage; `d` counts the
+    dimensions that `z` was rotated from."""
+    means, priors = means_of(z, y), np.bincount(y) / len(y)
+    within = z - means[y]
+    scatter = within.T @ within / len(y)
+    if shrinkage is None:
+        top = float(np.linalg.eigvalsh(scatter)[-1]) if len(scatter) else 0.0
+        shrinkage = max(math.exp(-5 * max(top, 0.0)), 1e-10)
+    mean_variance = float(np.trace(scatter)) / d
+    if not mean_variance > 1e-24 * float((z**2).sum()) / len(y) / d:  # what is below is rounding
+        raise InputError("features do not vary within any class, so that classes have no covariance; sfda and etran "
+                         "are undefined there")  # fmt: skip
+    regular = (1 - shrinkage) * scatter
+    regular[np.diag_indices(len(regular))] += shrinkage * mean_variance
+    weights = cho_solve(cho_factor(regular, overwrite_a=True), means.T)  # (K, C)
+    scores = z @ weights - 0.5 * (means.T * weights).sum(0) + np.log(priors)
+    return np.asarray(log_softmax(scores, axis=1)), shrinkage
+
+
+def means_of(z: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The mean of each class, (C, K)."""
+    return np.asarray(one_hot(y).T @ z / np.bincount(y)[:, None])
