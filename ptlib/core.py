@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -198,8 +199,11 @@ class Checkpoint:
 
     def has_seen(self, task: Task) -> bool:
         """Whether it was trained on the data set that the task is called after, by what is said of it."""
-        seen = {_bare(part) for part in (self.trained_on or "").split(", then ")} - {""}
-        return _bare(task.name.removeprefix("hf:").rpartition("/")[2]) in seen
+        (name, classes), seen = _bare(task.name), [_bare(part) for part in (self.trained_on or "").split(", then ")]
+        return bool(name) and any(
+            name == other and (classes is None or among is None or not classes.isdisjoint(among))
+            for other, among in seen
+        )
 
     def table(self) -> list[tuple[str, ...]]:
         p = self.preprocessing
@@ -220,8 +224,12 @@ class Checkpoint:
         return "\n".join(text_table(self.table(), header=False))
 
 
-def _bare(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())
+def _bare(name: str) -> tuple[str, set[int] | None]:
+    """A data set's name without what spellings differ in, and its classes where only some are meant: photos[0:9]."""
+    some = re.fullmatch(r"(.*)\[(\d+):(\d+)(?::(\d+))?\]", name)
+    classes = set(range(int(some[2]), int(some[3]), int(some[4] or 1))) if some else None
+    name = (some[1] if some else name).removeprefix("hf:").rpartition("/")[2]
+    return "".join(c for c in name.lower() if c.isalnum()), classes
 
 
 def _short(values: Sequence[float]) -> str:

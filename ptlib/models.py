@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -89,6 +90,14 @@ def build_model(
         wanted = preprocessing.size
     # The whole image is shown: cropping the border away suits ImageNet's framing, not every task's.
     return Model(backbone, head, replace(preprocessing, size=wanted, crop=1.0), checkpoint)
+
+
+def under_new_head(model: Model, task: Task, seed: int = 0) -> Model:
+    """A copy of the model's backbone under a new head for `task`, whose random weights `seed` draws."""
+    backbone, old = copy.deepcopy((model.backbone, model.head))
+    width = next(layer.in_features for layer in old.modules() if isinstance(layer, nn.Linear))
+    head = kind_of(task).make_head(width, task, generator(seed, "head"))
+    return Model(backbone, head, model.preprocessing, model.checkpoint).to(next(model.parameters()).device)
 
 
 def split_head(network: nn.Module) -> tuple[nn.Module, nn.Linear]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -121,6 +123,29 @@ def head_path(network: nn.Module) -> str:
     if not found:
         raise InputError(f"{type(network).__name__} does not end in a linear layer; it has no head to replace")
     return str(found[-1][0])
+
+
+@contextlib.contextmanager
+def tapped(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """While inside, a pass of the network leaves each layer's output, pooled, in the dictionary given; clear it before.
+
+    A module may run several times in a pass: its first output counts.
+    """
+    taps: dict[str, Tensor] = {}
+
+    def keep(layer: str) -> Callable[..., None]:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            if layer not in taps:
+                taps[layer] = pooled(output).clone()  # what follows may write into the output
+
+        return hook
+
+    handles = [network.get_submodule(layer).register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        yield taps
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def pooled(output: Any) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ptlib.core import Task
 from ptlib.data.batches import fetch, resident
 from ptlib.errors import InputError
-from ptlib.head import fit_head
+from ptlib.head import PENALTIES, fit_head
 from ptlib.kinds import kind_of
 from ptlib.models import Model, trainable_names
 from ptlib.prediction import forward
@@ -47,6 +47,7 @@ class History:
     device: str
     precision: str
     stages: tuple[Stage, ...] = field(repr=False)
+    keep: str = "best"
 
     def frame(self) -> Any:
         """The rows as a pandas DataFrame."""
@@ -57,6 +58,8 @@ class History:
     @property
     def selected_on(self) -> str:
         """What was chosen on what, for a report."""
+        if self.keep == "last":
+            return "nothing was selected: the last epoch"
         return f"epoch {self.best['epoch']} of stage {self.best['stage']!r}, the best of {len(self.rows)} on val"
 
 
@@ -70,14 +73,17 @@ def finetune(
     precision: str = "auto",
     compile: bool = False,
     accumulate: int = 1,
+    keep: Literal["best", "last"] = "best",
     log: Callable[[str], None] = print,
 ) -> History:
     """Train `model` on `task.train` through `stages`, in place; keep the weights that score best on `task.val`.
 
     A stage begins with the best weights so far, so what a stage makes worse it also loses: the result never scores
-    lower on val than the stage before it. The test split is not touched. While only the head learns, without
-    augmentation, the backbone's features are computed once. All randomness comes from (seed, stage, epoch, step), so
-    equal arguments give equal bits on one machine, whatever ran before.
+    lower on val than the stage before it. With `keep="last"` nothing is chosen: the weights are those of the last
+    epoch, and val is scored at the end of a stage only; for pretraining, whose objective is not the goal, and for a
+    handful of labels, of which none can be spared to choose by. The test split is not touched. While only the head
+    learns, without augmentation, the backbone's features are computed once. All randomness comes from (seed, stage,
+    epoch, step), so equal arguments give equal bits on one machine, whatever ran before.
 
     `accumulate` splits each batch into so many parts, computed one after the other: less memory, the same gradient
     up to rounding (and BatchNorm's own statistics). Progress goes to `log`, a line an epoch.
@@ -88,7 +94,7 @@ def finetune(
     if not stages:
         raise InputError("there is no stage to run; give at least one, or epochs above 0")
     where = choose_device(device)
-    run = _Run(model, task, where, choose_precision(precision, where, model), accumulate, compile, log)
+    run = _Run(model, task, where, choose_precision(precision, where, model), accumulate, compile, keep, log)
     place(model, where)
     run.epochs_left = sum(s.epochs for s in stages if s.optimizer != "lbfgs")
     with deterministic(where):
@@ -100,7 +106,7 @@ def finetune(
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     model.eval()
-    return History(run.rows, run.best, run.clock.seconds, str(where), run.precision, tuple(stages))
+    return History(run.rows, run.best, run.clock.seconds, str(where), run.precision, tuple(stages), keep)
 
 
 class _Run:
@@ -108,10 +114,10 @@ class _Run:
 
     def __init__(
         self, model: Model, task: Task, device: torch.device, precision: str, accumulate: int, compile: bool,
-        log: Callable[[str], None],
+        keep: str, log: Callable[[str], None],
     ):  # fmt: skip
         self.model, self.task, self.device, self.precision = model, task, device, precision
-        self.accumulate, self.compile, self.log = accumulate, compile, log
+        self.accumulate, self.compile, self.keep, self.log = accumulate, compile, keep, log
         self.kind = kind_of(task)
         self.clock = Clock()
         self.rows: list[dict[str, Any]] = []
@@ -168,6 +174,9 @@ class _Run:
             if not math.isfinite(loss):
                 self._diverged(stage, epoch, f"by step {steps_per_epoch} of {steps_per_epoch}")
             seconds = time.perf_counter() - start
+            if self.keep == "last" and epoch < stage.epochs:
+                self._note(stage, epoch, loss, {}, n / seconds, seconds)
+                continue
             with step.averaged():
                 if stage.batchnorm == "train" and not head_only:
                     with self.clock("batchnorm statistics"), autocast(self.device, self.precision):
@@ -188,7 +197,8 @@ class _Run:
         if not isinstance(head, nn.Linear):
             raise InputError(f"stage {stage.name!r}: lbfgs fits linear heads only, this one is a {type(head).__name__}")
         with self.clock("train head"):
-            penalty, loss = fit_head(head, self.features, self.targets)
+            penalties = PENALTIES if stage.penalty is None else (stage.penalty,)
+            penalty, loss = fit_head(head, self.features, self.targets, penalties)
         seconds = time.perf_counter() - start
         self.log(f"{stage.name}: features cached, head fitted with L2 penalty {penalty:g}")
         self._score(stage, 1, loss, len(self.task.train) / seconds, True, seconds)
@@ -208,7 +218,17 @@ class _Run:
             scores = self.kind.score(outputs, self.targets["val"])
         if not math.isfinite(scores["loss"]):
             self._diverged(stage, epoch, "on val")
-        metric = self.task.primary_metric
+        metric = f"val_{self.task.primary_metric}"
+        row = self._note(stage, epoch, loss, scores, rate, seconds)
+        rank = (row[metric], -row["val_loss"])
+        if self.keep == "last" or not self.best or rank > (self.best[metric], -self.best["val_loss"]):
+            self.best = row
+            self.best_state = copy.deepcopy(self.model.state_dict())
+
+    def _note(
+        self, stage: Stage, epoch: int, loss: float, scores: Mapping[str, float], rate: float, seconds: float
+    ) -> dict[str, Any]:
+        """A row of the history, and a line of the log."""
         row: dict[str, Any] = {"stage": stage.name, "epoch": epoch, "train_loss": loss}
         row |= {f"val_{name}": value for name, value in scores.items()}
         row |= {"images_per_s": rate, "seconds": seconds}
@@ -217,11 +237,10 @@ class _Run:
             self.epochs_left -= 1
         left = f", about {self.epochs_left * seconds:.0f} s left" if self.epochs_left else ""
         count = f" {epoch}/{stage.epochs}" if stage.optimizer != "lbfgs" else ""
-        self.log(f"{stage.name}{count}: loss {loss:.3f}, val {metric} {scores[metric]:.3f}, {rate:,.0f} images/s{left}")
-        rank = (row[f"val_{metric}"], -row["val_loss"])
-        if not self.best or rank > (self.best[f"val_{metric}"], -self.best["val_loss"]):
-            self.best = row
-            self.best_state = copy.deepcopy(self.model.state_dict())
+        metric = self.task.primary_metric
+        said = f", val {metric} {scores[metric]:.3f}" if scores else ""
+        self.log(f"{stage.name}{count}: loss {loss:.3f}{said}, {rate:,.0f} images/s{left}")
+        return row
 
     def _diverged(self, stage: Stage, epoch: int, when: str) -> None:
         if self.best_state:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ptlib.errors import InputError, did_you_mean
 __all__ = ["Duplicates", "find_duplicates", "list_tasks", "load_task"]
 
 EMBEDDED = ("photos", "photos-grey", "digits")
+CLASSES = re.compile(r"(.+)\[(-?\d*):(-?\d*)(?::([1-9]\d*)?)?\]")  # photos[:9]
 
 
 def list_tasks() -> dict[str, str]:
@@ -41,6 +43,9 @@ def load_task(
 ) -> Task:
     """The task called `name`: `photos`, `photos-grey`, `digits`, a torchvision set, `hf:<name>` or a folder.
 
+    `photos[:9]` has its first nine classes alone, `photos[9:]` the others, `cifar10[::2]` every other one: a slice as
+    Python's, of steps forward; `n_train` and the like then count examples of those.
+
     `data_dir` is where torchvision's files are or go (default: data/ in the current folder); a folder of images is
     taken as `data_dir/name` if that exists. `n_train`, `n_val`, `n_test` draw stratified subsets; `seed` draws train,
     `split_seed` val and test. `side` is the side in pixels images are kept at (default: as they are, 256 at most).
@@ -50,7 +55,10 @@ def load_task(
     for what, n in (("n_train", n_train), ("n_val", n_val), ("n_test", n_test)):
         if n is not None and n < 2:
             raise InputError(f"{what} is {n}; it must be at least 2, or None for all")
-    draw = Draw(n_train, n_val, n_test, seed, split_seed, side)
+    found = None if Path(name).is_dir() else CLASSES.fullmatch(name)
+    classes = slice(*(int(part) if part else None for part in found.group(2, 3, 4))) if found else None
+    name = found[1] if found else name
+    draw = Draw(n_train, n_val, n_test, seed, split_seed, side, classes)
     if name in EMBEDDED:
         from ptlib.data.embedded import load_digits, load_photos
 

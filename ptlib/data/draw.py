@@ -22,7 +22,8 @@ class Draw:
     """How many examples of each split, None for all there are, and the seeds of the draws.
 
     `seed` draws train, so that it can be varied with the training; `split_seed` draws val and test, so that results
-    of different seeds are measured on the same examples. `side` is the side in pixels to keep images at.
+    of different seeds are measured on the same examples. `side` is the side in pixels to keep images at. `classes`
+    takes some of the classes, as a slice of their order; the numbers are then of the examples of those.
     """
 
     n_train: int | None = None
@@ -31,10 +32,23 @@ class Draw:
     seed: int = 0
     split_seed: int = 0
     side: int | None = None
+    classes: slice | None = None
 
     def of(self, split: str) -> tuple[int | None, int]:
         """Size and seed of the draw of `split`."""
         return getattr(self, f"n_{split}"), self.seed if split == "train" else self.split_seed
+
+    def choose(self, name: str, class_names: Sequence[str]) -> tuple[str, range]:
+        """The classes taken, and what the task is then called: `photos[9:18]`. InputError if fewer than two are."""
+        if self.classes is None:
+            return name, range(len(class_names))
+        chosen = range(len(class_names))[self.classes]
+        if len(chosen) < 2:
+            raise InputError(
+                f"{name} has {len(class_names)} classes; of these, {len(chosen)} are taken, and two are needed"
+            )
+        step = f":{chosen.step}" if chosen.step != 1 else ""
+        return f"{name}[{chosen.start}:{chosen.stop}{step}]", chosen
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,12 @@ class Pool:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def of_classes(self, classes: range) -> Pool:
+        """The examples of these classes alone, which are numbered anew."""
+        rows = np.flatnonzero(np.isin(self.labels, classes))
+        labels = np.searchsorted(classes, self.labels[rows])
+        return Pool(labels, [self.ids[int(i)] for i in rows], lambda wanted: self.fetch(rows[wanted]))
 
 
 def from_array(pixels: np.ndarray, labels: np.ndarray, name: str) -> Pool:
@@ -72,6 +92,10 @@ def assemble(name: str, class_names: tuple[str, ...], pools: dict[str, Pool], dr
     """
     notes = list(facts.pop("notes", ()))
     skipped = list(facts.pop("skipped", ()))
+    name, taken = draw.choose(name, class_names)
+    if len(taken) < len(class_names):
+        pools = {split: pool.of_classes(taken) for split, pool in pools.items()}
+        class_names = tuple(class_names[i] for i in taken)
     if "all" in pools:
         dealt = three_way(pools["all"].labels, (0.15, 0.15), draw.split_seed)
         parts = {split: (pools["all"], rows) for split, rows in zip(SPLITS, dealt, strict=True)}

@@ -29,25 +29,33 @@ def load_photos(draw: Draw, grey: bool = False) -> Task:
     """From which of 18 photographs does a patch of 32 (`draw.side`) pixels come? 20 train patches a class by default.
 
     Each photograph is cut into blocks of 2 x 2 patches; half of the blocks are for train, 20 % for val, 30 % for test,
-    dealt by `split_seed`. So no two patches share a pixel, whatever their split. At most 12 val and 40 test patches are
-    taken from a photograph. `grey` drops the colours, which give many of these photographs away.
+    dealt by `split_seed`. So no patch shares a pixel with one of another split. Patches of one split don't overlap
+    either, but where more are asked for train than its blocks hold: the others then lie anywhere inside them. At most
+    12 val and 40 test patches are taken from a photograph. `grey` drops the colours, which give many of these
+    photographs away.
     """
     side = draw.side or 32
     files = sorted(
         (Path(f) for folder, fs in PHOTOS.items() for f in (_package_file(folder, f) for f in fs)), key=_stem
     )
-    names = tuple(_stem(f) for f in files)
+    task_name, chosen = draw.choose("photos-grey" if grey else "photos", [_stem(f) for f in files])
+    names = tuple(_stem(files[i]) for i in chosen)
     asked = 20 * len(names) if draw.n_train is None else draw.n_train
     caps = {"train": -(-asked // len(names)), "val": VAL_PER_CLASS, "test": TEST_PER_CLASS}
     pools: dict[str, tuple[list[np.ndarray], list[int], list[str]]] = {name: ([], [], []) for name in caps}
-    for label, file in enumerate(files):
-        image = decode(file)
+    overlap = False
+    for label, which in enumerate(chosen):
+        image = decode(files[which])
         photo = np.asarray(image.convert("L").convert("RGB") if grey else image)
-        for name, corners in _deal(photo.shape[0], photo.shape[1], side, (draw.split_seed, label)).items():
-            rng = np.random.default_rng([draw.of(name)[1], label])
+        for name, blocks in _deal(photo.shape[0], photo.shape[1], side, (draw.split_seed, which)).items():
+            rng = np.random.default_rng([draw.of(name)[1], which])
+            corners = [(y + dy, x + dx) for y, x in blocks for dy, dx in ((0, 0), (0, side), (side, 0), (side, side))]
+            corners = [corners[i] for i in sorted(rng.permutation(len(corners))[: caps[name]])]
+            if name == "train" and len(corners) < caps[name]:
+                overlap = True
+                corners += _anywhere(blocks, side, caps[name] - len(corners), rng)
             patches, labels, ids = pools[name]
-            for i in sorted(rng.permutation(len(corners))[: caps[name]]):
-                y, x = corners[i]
+            for y, x in corners:
                 patches.append(photo[y : y + side, x : x + side])
                 labels.append(label)
                 ids.append(f"{names[label]}/{y}-{x}")
@@ -60,32 +68,36 @@ def load_photos(draw: Draw, grey: bool = False) -> Task:
         if n is not None and not (name == "train" and n >= len(split)):  # the smallest photographs may have no more
             split = split.take(stratified(np.array(labels), n, seed, f"n_{name}"))
         splits[name] = split
-    notes = [f"{side} x {side} patches of {len(names)} photographs; no two share a pixel"]
+    share = "no train patch shares a pixel with one of val or test" if overlap else "no two share a pixel"
+    notes = [f"{side} x {side} patches of {len(names)} photographs; {share}"]
     if len(splits["train"]) < asked:
         notes.append(f"{asked} train patches were asked for; the photographs yield {len(splits['train'])}")
     train, val, test = (splits[name] for name in SPLITS)
-    name = "photos-grey" if grey else "photos"
-    return Task(name, "image_classification", names, train, val, test, notes=tuple(notes))
+    return Task(task_name, "image_classification", names, train, val, test, notes=tuple(notes))
 
 
 def _deal(height: int, width: int, side: int, key: tuple[int, int]) -> dict[str, list[tuple[int, int]]]:
-    """Corners (y, x) of the patches of each split: blocks of 2 x 2 patches are dealt, not patches."""
+    """Corners (y, x) of the blocks of each split: blocks of 2 x 2 patches are dealt, not patches."""
     blocks = [
         (y, x) for y in range(0, height - 2 * side + 1, 2 * side) for x in range(0, width - 2 * side + 1, 2 * side)
     ]
     order = np.random.default_rng(key).permutation(len(blocks))
     ends = [round(0.5 * len(blocks)), round(0.7 * len(blocks))]
-    inner = [(0, 0), (0, side), (side, 0), (side, side)]
-    return {
-        name: [(blocks[b][0] + dy, blocks[b][1] + dx) for b in part for dy, dx in inner]
-        for name, part in zip(SPLITS, np.split(order, ends), strict=True)
-    }
+    return {name: [blocks[b] for b in part] for name, part in zip(SPLITS, np.split(order, ends), strict=True)}
+
+
+def _anywhere(blocks: list[tuple[int, int]], side: int, n: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Corners of up to n further patches inside the blocks, no two the same and none on the blocks' own grid."""
+    inside = [(dy, dx) for dy in range(side + 1) for dx in range(side + 1) if dy % side or dx % side]
+    drawn = rng.permutation(len(blocks) * len(inside))[:n]
+    return [(blocks[i // len(inside)][0] + inside[i % len(inside)][0],
+             blocks[i // len(inside)][1] + inside[i % len(inside)][1]) for i in drawn]  # fmt: skip
 
 
 def load_digits(draw: Draw) -> Task:
     """scikit-learn's 1,797 handwritten digits, 8 x 8: the case where pretraining on photographs buys nothing.
 
-    800 are for the test, 297 for val, 700 for train (300 of them by default).
+    800 are for the test, 297 for val, 700 for train (30 of a class by default).
     """
     if draw.side not in (None, 8):
         raise InputError(f"digits are 8 x 8 pixels; side={draw.side} can't be had (image_size resizes them)")
@@ -94,7 +106,8 @@ def load_digits(draw: Draw) -> Task:
     labels = table[:, 64].astype(np.int64)
     rows = three_way(labels, (297 / 1797, 800 / 1797), draw.split_seed)
     pools = {name: from_array(pixels[r], labels[r], f"digits-{name}") for name, r in zip(SPLITS, rows, strict=True)}
-    draw = replace(draw, n_train=300 if draw.n_train is None else draw.n_train)
+    classes = len(draw.choose("digits", "0123456789")[1])
+    draw = replace(draw, n_train=30 * classes if draw.n_train is None else draw.n_train)
     return assemble("digits", tuple("0123456789"), pools, draw, augment=("crop",))  # a mirrored 2 is no 2
 
 

@@ -18,7 +18,7 @@ from ptlib.core import Checkpoint, Split, Task
 from ptlib.data.images import cache_dir
 from ptlib.errors import InputError
 from ptlib.models import Model, build_model
-from ptlib.networks import pooled
+from ptlib.networks import tapped
 from ptlib.prediction import cost, forward
 from ptlib.runtime import choose_device, choose_precision, place
 from ptlib.selection.cache import key_of, read, reproducible, write
@@ -215,29 +215,17 @@ def _build(c: Checkpoint, task: Task, image_size: int | None, seed: int, own_hea
 
 def _pass(model: Model, split: Split, layers: Sequence[str], where: torch.device, precision: str) -> dict[str, Any]:
     """Features of the whole and of each layer, and source probabilities, in one pass over the images."""
-    taps: dict[str, Tensor] = {}
     widths: dict[str, int] = {}
+    with tapped(model.backbone, layers) as taps:
 
-    def keep(layer: str) -> Callable[..., None]:
-        def hook(module: Any, inputs: Any, output: Any) -> None:
-            if layer not in taps:  # a module may run several times, and what follows may write into its output
-                taps[layer] = pooled(output).clone()
+        def part(x: Tensor) -> Tensor:
+            taps.clear()
+            features = model.backbone(x)
+            outputs = {"": features, **{layer: taps[layer] for layer in layers}, "own classes": model.head(features)}
+            widths.update({name: value.shape[1] for name, value in outputs.items()})
+            return torch.cat([value.float() for value in outputs.values()], dim=1)
 
-        return hook
-
-    def part(x: Tensor) -> Tensor:
-        taps.clear()
-        features = model.backbone(x)
-        outputs = {"": features, **{layer: taps[layer] for layer in layers}, "own classes": model.head(features)}
-        widths.update({name: value.shape[1] for name, value in outputs.items()})
-        return torch.cat([value.float() for value in outputs.values()], dim=1)
-
-    handles = [model.backbone.get_submodule(layer).register_forward_hook(keep(layer)) for layer in layers]
-    try:
         found = forward(model, part, split.inputs, where, precision)
-    finally:
-        for handle in handles:
-            handle.remove()
     parts = dict(zip(widths, found.split(list(widths.values()), dim=1), strict=True))
     own = parts.pop("own classes")
     if split.name == "train" and own.shape[1] > 1:

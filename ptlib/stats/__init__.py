@@ -1,5 +1,6 @@
-"""What a sample allows one to say: intervals, paired tests, power, and the spread between runs."""
+"""What a sample allows one to say: intervals, paired tests, power, the spread between runs, and learning curves."""
 
+from ptlib.stats.curves import PowerLaw, bias_variance, power_law, reaches
 from ptlib.stats.intervals import (
     Bounds,
     bca,
@@ -31,8 +32,8 @@ from ptlib.stats.seeds import (
 )
 
 __all__ = [
-    "Bounds", "Power", "Variance", "bca", "bootstrap_runs", "chunks", "clopper_pearson", "discordant_odds",
-    "holm", "interquartile_mean", "mcnemar", "percentile", "performance_profile", "permutation_p", "pivotal",
-    "probability_of_improvement", "resample", "rows_of_groups", "sample_size", "smallest_difference",
-    "variance_of", "weighted_tau", "wilson",
+    "Bounds", "Power", "PowerLaw", "Variance", "bca", "bias_variance", "bootstrap_runs", "chunks", "clopper_pearson",
+    "discordant_odds", "holm", "interquartile_mean", "mcnemar", "percentile", "performance_profile", "permutation_p",
+    "pivotal", "power_law", "probability_of_improvement", "reaches", "resample", "rows_of_groups", "sample_size",
+    "smallest_difference", "variance_of", "weighted_tau", "wilson",
 ]  # fmt: skip

@@ -1,0 +1,37 @@
+"""No labels: by which multiple of 90 degrees was an image turned (Gidaris et al. 2018)?
+
+A task of this kind holds images in val that are turned already, with the turns as labels; those of train are not looked
+at. A mirrored image is turned the other way, so `flip` would make labels wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from ptlib.data.augment import augment
+from ptlib.kinds.image_classification import loss, make_head, score
+from ptlib.runtime import to_device
+
+__all__ = ["loss", "make_head", "prepare", "score", "turn"]
+
+
+def prepare(
+    model: Any, inputs: Tensor, targets: Tensor, names: Sequence[str], generator: Generator, n_classes: int
+) -> tuple[Tensor, Tensor]:
+    """A batch (B, H, W, 3) augmented, each image turned by a draw of its own: (B, 3, S, S) and the turns (B,)."""
+    turns = torch.randint(4, (len(inputs),), generator=generator)
+    images = augment(inputs.permute(0, 3, 1, 2), names, generator).permute(0, 2, 3, 1)
+    return model.preprocess(turn(images, turns)), to_device(turns, inputs.device)
+
+
+def turn(images: Tensor, turns: Tensor) -> Tensor:
+    """Square images (B, H, H, C), each turned counter-clockwise `turns` (B,) times by 90 degrees."""
+    turned = images.clone()
+    for k in (1, 2, 3):
+        rows = to_device((turns == k).nonzero()[:, 0], images.device)
+        turned[rows] = images[rows].rot90(k, (1, 2))
+    return turned

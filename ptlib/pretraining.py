@@ -1,0 +1,85 @@
+"""Pretraining: the same training loop, on many labels, on other labels, or on none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ptlib.checkpoints import load_checkpoint
+from ptlib.core import Task
+from ptlib.data.pretext import pretext
+from ptlib.errors import InputError
+from ptlib.files import write_whole
+from ptlib.kinds.contrastive import Projection
+from ptlib.models import Model, build_model
+from ptlib.runs import commit, describe, hashed_name, save_model
+from ptlib.stages import Stage
+from ptlib.train import History, finetune
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A network, what it was pretrained on and how: `model` has its own classes' head, or, where it learned none, a
+    linear one of width 1 that says nothing."""
+
+    model: Model
+    source: Task
+    method: str
+    history: History
+
+
+def pretrain(
+    source: Task, architecture: str = "cifar_resnet8", method: str = "supervised", *, epochs: int = 2,
+    lr: float = 0.01, batch_size: int = 64, temperature: float = 0.5, image_size: int | None = None, seed: int = 0,
+    device: str = "auto", precision: str = "auto", log: Callable[[str], None] = print,
+) -> Pretrained:  # fmt: skip
+    """Train `architecture` from random weights on the train split of `source`, by `method` (see `pretext`).
+
+    One cycle of AdamW over all weights, BatchNorm learning; the weights are those of the last epoch: nothing is chosen.
+    The network sees each image `epochs` times; SimCLR, which shows two views of each, takes half the epochs for that.
+    `temperature` divides SimCLR's similarities: the lower, the more the nearest wrong views weigh.
+
+    Raises InputError for a method or an architecture that does not exist.
+    """
+    if temperature <= 0:
+        raise InputError(f"temperature is {temperature}; it must be above 0")
+    task = pretext(source, method, seed)
+    model = build_model(load_checkpoint(f"random/{architecture.removeprefix('random/')}"), task, image_size, seed)
+    if isinstance(model.head, Projection):
+        model.head.temperature = temperature
+    epochs = -(-epochs // 2) if method == "simclr" else epochs
+    stage = Stage(method, epochs=epochs, lr=lr, batch_size=batch_size, schedule="one-cycle", batchnorm="train")
+    history = finetune(model, task, [stage], seed=seed, device=device, precision=precision, keep="last", log=log)
+    if task.kind != source.kind:  # what the backbone learned counts; the head was for the lesson alone
+        width = next(layer.in_features for layer in model.head.modules() if isinstance(layer, nn.Linear))
+        model.head = nn.Linear(width, 1).to(next(model.parameters()).device)
+    return Pretrained(model, source, method, history)
+
+
+def save_pretrained(
+    notebook: str, parameters: Mapping[str, Any], pretrained: Pretrained, target: Task, tables: Mapping[str, Any], *,
+    run_name: str | None = None,
+) -> Path:  # fmt: skip
+    """Write a pretrained network and what it was found to be worth to `outputs/<run_name>/`; return that path.
+
+    It holds `model.safetensors`, which `load_checkpoint` takes, `history.json`, `<name>.csv` for each of `tables`
+    (pandas DataFrames), and `run.json`: parameters, fingerprints of source and target, environment.
+    """
+    source = pretrained.source
+    provenance = describe(source, pretrained.model, pretrained.history)
+    key = (provenance["task"]["fingerprint"], target.fingerprint)
+    name = run_name or hashed_name(notebook, f"{source.name}-{pretrained.method}", parameters, *key)
+
+    def fill(folder: Path) -> None:
+        save_model(pretrained.model, source, folder / "model.safetensors")
+        write_whole(folder / "history.csv", pretrained.history.frame().to_csv(index=False).encode())
+        for table, frame in tables.items():
+            write_whole(folder / f"{table}.csv", frame.to_csv().encode())
+
+    record = {"notebook": notebook, "parameters": dict(parameters), "method": pretrained.method, **provenance,
+              "target": {"name": target.name, "fingerprint": target.fingerprint}}  # fmt: skip
+    return commit(name, fill, record)

@@ -1,0 +1,106 @@
+"""Two networks of one architecture: how alike their features are, how far apart their weights, what lies between."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptlib.arrays import as_array
+from ptlib.core import Split, Task
+from ptlib.errors import InputError
+from ptlib.models import Model, layers
+from ptlib.networks import tapped
+from ptlib.prediction import forward, predict
+from ptlib.runtime import choose_device, choose_precision, place
+from ptlib.step import measure_statistics
+
+
+def linear_cka(x: Any, y: Any) -> float:
+    """Linear centred kernel alignment of features (N, D) and (N, E) of the same examples (Kornblith et al. 2019).
+
+    ||Y'X||_F^2 / (||X'X||_F ||Y'Y||_F) of columns less their means: from 0 to 1, unchanged by rotation, shift and
+    scaling of all features at once. With fewer examples than features it is near 1 for anything: use many examples.
+    InputError for another number of rows, and for features that are all constant.
+    """
+    a, b = (np.asarray(as_array(v), dtype=np.float64) for v in (x, y))
+    if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or len(a) < 2:
+        raise InputError(
+            f"linear_cka compares features (N, D) and (N, E) of the same examples, got {a.shape} and {b.shape}"
+        )
+    a, b = (v - v.mean(0) for v in (a, b))
+    a, b = (v / (np.abs(v).max() or 1.0) for v in (a, b))  # so that squares of squares neither vanish nor overflow
+    norms = np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
+    if not norms > 0:
+        raise InputError("linear_cka of features that are all constant, or not finite, is undefined")
+    return float(np.linalg.norm(b.T @ a) ** 2 / norms)
+
+
+def layer_features(model: Model, split: Split, device: str = "auto", precision: str = "auto") -> dict[str, Tensor]:
+    """What each layer of the backbone (see `ptlib.models.layers`) makes of a split, pooled over positions, (N, D)."""
+    names = [name for name, _ in layers(model)[:-1] if name in dict(model.backbone.named_modules())]
+    where = choose_device(device)
+    place(model, where)
+    widths: list[int] = []
+    with tapped(model.backbone, names) as taps:
+
+        def part(x: Tensor) -> Tensor:
+            taps.clear()
+            model.backbone(x)
+            widths[:] = [taps[name].shape[1] for name in names]
+            return torch.cat([taps[name].float() for name in names], dim=1)
+
+        found = forward(model, part, split.inputs, where, choose_precision(precision, where, model))
+    return dict(zip(names, found.split(widths, dim=1), strict=True))
+
+
+def layer_distances(a: Model, b: Model) -> dict[str, float]:
+    """How far each layer's weights went from `a` to `b`, as a share of their norm in `a`; the head is left out."""
+    before, after = dict(a.named_parameters()), dict(b.named_parameters())
+    found = {}
+    with torch.no_grad():
+        for layer, names in layers(a)[:-1]:
+            moved = sum(float((after[n].cpu() - before[n].cpu()).square().sum()) for n in names)
+            length = sum(float(before[n].square().sum()) for n in names)
+            found[layer] = (moved / length) ** 0.5
+    return found
+
+
+def between(
+    a: Model, b: Model, task: Task, points: Sequence[float] = tuple(np.linspace(0, 1, 7)), *, device: str = "auto",
+    precision: str = "auto",
+) -> Any:  # fmt: skip
+    """Loss and accuracy on test at (1 - p) a + p b, for weights of two models with heads for `task`: a DataFrame.
+
+    No higher between than at the ends: the two are linearly mode connected (Frankle et al. 2020, Neyshabur et al.
+    2020). BatchNorm's statistics are measured anew at each point, on 256 train images, without which a mean of
+    weights is another network; so the ends may differ a little from what the models had.
+    """
+    import pandas as pd
+
+    where = choose_device(device)
+    model = copy.deepcopy(a)
+    place(model, where)
+    names = [name for name, _ in model.named_parameters()]
+    ends = [[dict(m.named_parameters())[n].detach().to(where) for n in names] for m in (a, b)]
+    rows = []
+    for p in points:
+        with torch.no_grad():
+            for parameter, one, other in zip(model.parameters(), *ends, strict=True):
+                parameter.copy_(torch.lerp(one, other, float(p)))
+        measure_statistics(model, names, task.train.inputs, where, 256)
+        said = predict(model, task.test, task, device, precision)
+        loss = -float(said.log_probabilities[np.arange(len(said)), said.targets].mean())
+        rows.append({"point": float(p), "loss": loss, "accuracy": float((said.predicted == said.targets).mean())})
+    return pd.DataFrame(rows)
+
+
+def barrier(path: Any) -> float:
+    """The most by which the loss on a path (see `between`) exceeds the straight line between its ends, in nats."""
+    loss, p = path["loss"].to_numpy(), path["point"].to_numpy()
+    share = (p - p[0]) / (p[-1] - p[0])
+    return float((loss - (loss[0] + share * (loss[-1] - loss[0]))).max())
