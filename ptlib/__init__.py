@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from ptlib.prediction import cost as cost
     from ptlib.prediction import features as features
     from ptlib.prediction import predict as predict
+    from ptlib.prediction import risk as risk
+    from ptlib.pretraining import Pretrained as Pretrained
+    from ptlib.pretraining import pretrain as pretrain
+    from ptlib.pretraining import save_pretrained as save_pretrained
     from ptlib.reading import read_predictions as read_predictions
     from ptlib.report import evaluate as evaluate
     from ptlib.report import expect as expect
@@ -55,6 +59,11 @@ if TYPE_CHECKING:
     from ptlib.train import History as History
     from ptlib.train import find_lr as find_lr
     from ptlib.train import finetune as finetune
+    from ptlib.transfers import Transfers as Transfers
+    from ptlib.transfers import adapt as adapt
+    from ptlib.transfers import few as few
+    from ptlib.transfers import layer_by_layer as layer_by_layer
+    from ptlib.transfers import transfer as transfer
 
 # Module by module, the public names.
 _NAMES = {
@@ -66,7 +75,8 @@ _NAMES = {
     "errors": ["InputError"],
     "models": ["Model", "build_model"],
     "params": ["check"],
-    "prediction": ["cost", "features", "predict"],
+    "prediction": ["cost", "features", "predict", "risk"],
+    "pretraining": ["Pretrained", "pretrain", "save_pretrained"],
     "reading": ["read_predictions"],
     "report": ["evaluate", "expect"],
     "results": ["Estimate", "Predictions", "Report"],
@@ -75,6 +85,7 @@ _NAMES = {
     "selection": ["Candidate", "Ranking", "advice", "fine_tune_all", "rank", "successive_halving", "task_of", "trust"],
     "stages": ["Stage", "recipe"],
     "train": ["History", "find_lr", "finetune"],
+    "transfers": ["Transfers", "adapt", "few", "layer_by_layer", "transfer"],
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

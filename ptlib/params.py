@@ -60,6 +60,12 @@ def _checkpoint(value: str) -> str:
     )
 
 
+def _ascending(value: list[int]) -> list[int]:
+    if sorted(set(value)) != value:
+        raise ValueError("it should rise from one to the next")
+    return value
+
+
 _Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 _Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10**9)]
 _Epochs = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=10_000)]
@@ -88,6 +94,21 @@ VOCABULARY: dict[str, Any] = {
     "architecture": _optional(_Text),
     "recipe": Literal["probe", "lp-ft", "gradual", "full", "naive", "scratch"],
     "epochs": _Epochs,
+    "source": _Text,
+    "target": _Text,
+    "unrelated": _optional(_Text),
+    "methods": Annotated[
+        list[Literal["supervised", "simclr", "rotation", "shuffled"]], Field(min_length=1), BeforeValidator(_from_json)
+    ],
+    "n_source": _optional(_Count),
+    "n_target": _optional(_Count),
+    "labels": Annotated[list[_Count], Field(min_length=2), BeforeValidator(_from_json), AfterValidator(_ascending)],
+    "pretrain_epochs": Annotated[_Epochs, Field(ge=1)],
+    "pretrain_lr": Annotated[_Number, Field(gt=0, le=100)],
+    "tune_lr": Annotated[_Number, Field(gt=0, le=100)],
+    "scratch_lr": Annotated[_Number, Field(gt=0, le=100)],
+    "temperature": Annotated[_Number, Field(gt=0, le=100)],
+    "growth": bool,
     "head_epochs": _optional(_Epochs),
     "lr": _optional(Annotated[_Number, Field(gt=0, le=100)]),
     "batch_size": _optional(Annotated[_Count, Field(le=2**20)]),

@@ -62,6 +62,13 @@ def _predict_with(
     return Predictions.of(targets, class_names=task.class_names, ids=split.ids, split=split.name, **named)
 
 
+def risk(model: Model, split: Split, task: Task, device: str = "auto", precision: str = "auto") -> dict[str, float]:
+    """The loss over a split, cross-entropy in nats: `examples`, their `sum` and their `mean`."""
+    said = predict(model, split, task, device, precision)
+    losses = -said.log_probabilities[np.arange(len(said)), said.targets]
+    return {"examples": len(said), "sum": float(losses.sum()), "mean": float(losses.mean())}
+
+
 def features(
     model: Model, split: Split, device: str = "auto", precision: str = "auto", batch_size: int = EVAL_BATCH
 ) -> Tensor:

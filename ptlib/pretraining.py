@@ -11,14 +11,16 @@ from torch import nn
 
 from ptlib.checkpoints import load_checkpoint
 from ptlib.core import Task
-from ptlib.data.pretext import pretext
 from ptlib.errors import InputError
 from ptlib.files import write_whole
 from ptlib.kinds.contrastive import Projection
 from ptlib.models import Model, build_model
+from ptlib.pretext import pretext
 from ptlib.runs import commit, describe, hashed_name, save_model
 from ptlib.stages import Stage
 from ptlib.train import History, finetune
+
+SMALL = "cifar_resnet8"
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,11 @@ class Pretrained:
 
 
 def pretrain(
-    source: Task, architecture: str = "cifar_resnet8", method: str = "supervised", *, epochs: int = 2,
+    source: Task, architecture: str | None = None, method: str = "supervised", *, epochs: int = 2,
     lr: float = 0.01, batch_size: int = 64, temperature: float = 0.5, image_size: int | None = None, seed: int = 0,
     device: str = "auto", precision: str = "auto", log: Callable[[str], None] = print,
 ) -> Pretrained:  # fmt: skip
-    """Train `architecture` from random weights on the train split of `source`, by `method` (see `pretext`).
+    """Train `architecture` (a ResNet-8 by default) from random weights on `source.train`, by `method` (see `pretext`).
 
     One cycle of AdamW over all weights, BatchNorm learning; the weights are those of the last epoch: nothing is chosen.
     The network sees each image `epochs` times; SimCLR, which shows two views of each, takes half the epochs for that.
@@ -48,7 +50,8 @@ def pretrain(
     if temperature <= 0:
         raise InputError(f"temperature is {temperature}; it must be above 0")
     task = pretext(source, method, seed)
-    model = build_model(load_checkpoint(f"random/{architecture.removeprefix('random/')}"), task, image_size, seed)
+    start = load_checkpoint(f"random/{(architecture or SMALL).removeprefix('random/')}")
+    model = build_model(start, task, image_size, seed)
     if isinstance(model.head, Projection):
         model.head.temperature = temperature
     epochs = -(-epochs // 2) if method == "simclr" else epochs

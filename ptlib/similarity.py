@@ -15,7 +15,7 @@ from ptlib.core import Split, Task
 from ptlib.errors import InputError
 from ptlib.models import Model, layers
 from ptlib.networks import tapped
-from ptlib.prediction import forward, predict
+from ptlib.prediction import forward, risk
 from ptlib.runtime import choose_device, choose_precision, place
 from ptlib.step import measure_statistics
 
@@ -74,7 +74,7 @@ def between(
     a: Model, b: Model, task: Task, points: Sequence[float] = tuple(np.linspace(0, 1, 7)), *, device: str = "auto",
     precision: str = "auto",
 ) -> Any:  # fmt: skip
-    """Loss and accuracy on test at (1 - p) a + p b, for weights of two models with heads for `task`: a DataFrame.
+    """The mean loss on test at (1 - p) a + p b, for weights of two models with heads for `task`: a DataFrame.
 
     No higher between than at the ends: the two are linearly mode connected (Frankle et al. 2020, Neyshabur et al.
     2020). BatchNorm's statistics are measured anew at each point, on 256 train images, without which a mean of
@@ -93,9 +93,7 @@ def between(
             for parameter, one, other in zip(model.parameters(), *ends, strict=True):
                 parameter.copy_(torch.lerp(one, other, float(p)))
         measure_statistics(model, names, task.train.inputs, where, 256)
-        said = predict(model, task.test, task, device, precision)
-        loss = -float(said.log_probabilities[np.arange(len(said)), said.targets].mean())
-        rows.append({"point": float(p), "loss": loss, "accuracy": float((said.predicted == said.targets).mean())})
+        rows.append({"point": float(p), "loss": risk(model, task.test, task, device, precision)["mean"]})
     return pd.DataFrame(rows)
 
 

@@ -6,9 +6,11 @@ from ptlib.plots.metrics import bands, confusion, cost_curves, intervals, reliab
 from ptlib.plots.models import differences, leaders, on_front, pareto, profiles
 from ptlib.plots.selection import against_truth, probe_against_cost, trusted
 from ptlib.plots.training import learning_curves, seconds, stage_table
+from ptlib.plots.transfer import by_layer, growth, label_curves, lines, paths, starts
 
 __all__ = [
-    "PALETTE", "against_truth", "bands", "class_counts", "confusion", "cost_curves", "differences", "images",
-    "intervals", "leaders", "learning_curves", "mistakes", "on_front", "pareto", "plain", "probe_against_cost",
-    "profiles", "reliability_curves", "row", "seconds", "slices", "stage_table", "trusted",
+    "PALETTE", "against_truth", "bands", "by_layer", "class_counts", "confusion", "cost_curves", "differences",
+    "growth", "images", "intervals", "label_curves", "leaders", "learning_curves", "lines", "mistakes", "on_front",
+    "pareto", "paths", "plain", "probe_against_cost", "profiles", "reliability_curves", "row", "seconds", "slices",
+    "stage_table", "starts", "trusted",
 ]  # fmt: skip

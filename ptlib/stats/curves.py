@@ -39,6 +39,10 @@ class PowerLaw(NamedTuple):
     high: float
     explained: float
 
+    def __str__(self) -> str:
+        interval = f"{self.exponent:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return f"error = {self.scale:.3f} n^-{self.exponent:.3f}, exponent {interval}, {self.explained:.0%} explained"
+
     def __call__(self, n: np.ndarray | float) -> np.ndarray:
         return np.asarray(self.scale * np.asarray(n, dtype=np.float64) ** -self.exponent)
 

@@ -27,6 +27,9 @@ class Variance(NamedTuple):
     high: float
     n_runs: int
 
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"
+
 
 def variance_of(values: np.ndarray, level: float = 0.95) -> Variance:
     """Split the variance of per-example values (S runs, N examples) into the runs' and the test set's.

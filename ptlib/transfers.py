@@ -119,9 +119,8 @@ class Transfers:
         columns = sorted({k for by_labels in self.said.values() for k in by_labels})
         rows = {}
         for key, by_labels in self.said.items():
-            found = {k: self.accuracy(*key, k) for k in by_labels}
-            told = {k: f"{v.mean:.3f} ({v.low:.2f} to {min(v.high, 1):.2f})" for k, v in found.items()}
-            rows[", ".join(key)] = {f"{k} a class": told.get(k, "") for k in columns}
+            rows[", ".join(key)] = {f"{k} a class": str(self.accuracy(*key, k)) if k in by_labels else ""
+                                    for k in columns}  # fmt: skip
         return pd.DataFrame.from_dict(rows, orient="index")
 
     def _of(self, key: Key) -> dict[int, list[Predictions]]:
@@ -130,12 +129,19 @@ class Transfers:
         return self.said[key]
 
 
-def few(task: Task, labels: int, seed: int, shown: int = 0) -> Task:
-    """The task with `labels` train examples of each class, drawn by `seed`; fewer are a part of more.
+def few(task: Task, labels: int, seed: int = 0, shown: int = 0, classes: int | None = None) -> Task:
+    """The task with `labels` train examples of each class, or of its first `classes`, drawn by `seed`.
 
-    They are repeated until an epoch shows at least `shown`, so that training is as long whatever their number. Val is
-    one example of each class: who has five labels has none to choose by. InputError if a class has too few.
+    Fewer labels are a part of more. They are repeated until an epoch shows at least `shown`, so that training is as
+    long whatever their number. Val is one example of each class: who has five labels has none to choose by. InputError
+    if a class has too few.
     """
+    if classes is not None:
+        if not 2 <= classes <= task.n_classes:
+            raise InputError(f"classes is {classes}; {task.name} has {task.n_classes}, take 2 to that many")
+        train, val, test = (s.take(np.flatnonzero(s.targets.numpy() < classes)) for s in task.splits)
+        names = task.class_names[:classes]
+        task = replace(task, name=f"{task.name}, {classes} classes", class_names=names, train=train, val=val, test=test)
     y, counts = task.train.targets.numpy(), task.train.counts(task.n_classes)
     if not 1 <= labels <= counts.min():
         rarest = task.class_names[int(counts.argmin())]
