@@ -43,7 +43,7 @@ class Worth:
         def say(x: float) -> str:
             return f"more than {self.most}" if math.isinf(x) else f"{x:.3g}"
 
-        return f"{self.labels} labels a class are worth {say(self.equal)} ({say(self.low)} to {say(self.high)})"
+        return f"{self.labels} a class: worth {say(self.equal)} ({say(self.low)} to {say(self.high)})"
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,7 @@ def by_layer(found: Mapping[str, Transfers], labels: int, ax: Axes | None = None
     """Accuracy after fine-tuning with layers frozen up to each, and with those from each on made random again."""
     ax = axes(ax, 5.5, 3.6)
     told = {"frozen": "frozen up to and with it", "random": "random again from it on"}
-    depth = list(dict.fromkeys(start for part in found.values() for start, _ in part.said))
-    depth.sort(key=lambda name: [start for start, _ in found["frozen"].said].index(name)
-               if (name, "fine-tuned") in found["frozen"].said else len(depth))  # fmt: skip
+    depth = list(dict.fromkeys(start for part in found.values() for start, _ in part.said))  # the stem first
     for (part, few), color, line in zip(found.items(), PALETTE, LINES, strict=False):
         rows = [(depth.index(start), few.hits(start, way, labels).mean(1)) for start, way in few.said]
         ax.plot([i for i, _ in rows], [a.mean() for _, a in rows], color=color, ls=line, label=told.get(part, part))
