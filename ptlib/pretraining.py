@@ -26,7 +26,7 @@ SMALL = "cifar_resnet8"
 @dataclass(frozen=True)
 class Pretrained:
     """A network, what it was pretrained on and how: `model` has its own classes' head, or, where it learned none, a
-    linear one of width 1 that says nothing."""
+    linear one of width 1 that says nothing: zeros."""
 
     model: Model
     source: Task
@@ -59,7 +59,10 @@ def pretrain(
     history = finetune(model, task, [stage], seed=seed, device=device, precision=precision, keep="last", log=log)
     if task.kind != source.kind:  # what the backbone learned counts; the head was for the lesson alone
         width = next(layer.in_features for layer in model.head.modules() if isinstance(layer, nn.Linear))
-        model.head = nn.Linear(width, 1).to(next(model.parameters()).device)
+        head = nn.utils.skip_init(nn.Linear, width, 1)  # a usual one would draw from global random state
+        for parameter in head.parameters():
+            nn.init.zeros_(parameter)
+        model.head = head.to(next(model.backbone.parameters()).device)
     return Pretrained(model, source, method, history)
 
 

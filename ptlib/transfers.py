@@ -165,11 +165,11 @@ def transfer(
     device, precision = how.get("device", "auto"), how.get("precision", "auto")
     said: dict[Key, dict[int, list[Predictions]]] = {}
     for name, start in starts.items():
-        runs = said.setdefault((name, way), {k: [] for k in labels})
+        runs = said.setdefault((name, way), {k: [] for k in labels})  # a number named twice is tried once
         frozen = None
         if way != "scratch":
             frozen = {s.name: features(start, s, device, precision) for s in (target.train, target.test)}
-        for k in labels:
+        for k in runs:
             for i in range(seed, seed + seeds):
                 if way == "neighbours" and frozen:
                     task = few(target, k, i)
