@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from ptlib.core import Split, Task
@@ -20,7 +21,7 @@ def pretext(task: Task, method: str, seed: int = 0) -> Task:
     """The task that `method` makes of a task's images.
 
     - `supervised`: the task itself.
-    - `simclr`: which two of many views are of one image (`ptlib.kinds.contrastive`).
+    - `simclr`: which two of many views are of one image (`ptlib.kinds.contrastive`), on 2,000 images of val at most.
     - `rotation`: by how much an image was turned (`ptlib.kinds.rotation`).
     - `shuffled`: the task with labels of train and val exchanged at random: what training alone does, the control.
     """
@@ -32,11 +33,16 @@ def pretext(task: Task, method: str, seed: int = 0) -> Task:
 
 
 def _views(task: Task, seed: int) -> Task:
-    images = task.val.inputs.repeat_interleave(2, 0).permute(0, 3, 1, 2)
-    views = augment(images, VIEWS, generator(seed, "views")).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    ids = [f"{name}, view {k}" for name in task.val.ids for k in (1, 2)]
-    val = Split("val", views, task.val.targets.repeat_interleave(2), ids)
-    return replace(task, kind="contrastive", val=val, augment=VIEWS)
+    names = tuple(name for name in VIEWS if name != "flip" or "flip" in task.augment)
+    draws, few = generator(seed, "views"), task.val.take(np.arange(min(len(task.val), 2000)))
+    parts = [
+        augment(part.repeat_interleave(2, 0).permute(0, 3, 1, 2), names, draws).round().to(torch.uint8)
+        for part in few.inputs.split(256)
+    ]
+    ids = [f"{name}, view {k}" for name in few.ids for k in (1, 2)]
+    views = torch.cat(parts).permute(0, 2, 3, 1).contiguous()
+    val = Split("val", views, few.targets.repeat_interleave(2), ids)
+    return replace(task, kind="contrastive", val=val, augment=names)
 
 
 def _turned(task: Task, seed: int) -> Task:
@@ -44,8 +50,7 @@ def _turned(task: Task, seed: int) -> Task:
     val = Split("val", turn(task.val.inputs, turns), turns, task.val.ids)
     train, test = (Split(s.name, s.inputs, torch.zeros_like(s.targets), s.ids) for s in (task.train, task.test))
     names = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")
-    allowed = tuple(name for name in task.augment if name != "flip")
-    return replace(task, kind="rotation", class_names=names, train=train, val=val, test=test, augment=allowed)
+    return replace(task, kind="rotation", class_names=names, train=train, val=val, test=test)
 
 
 def _shuffled(task: Task, seed: int) -> Task:

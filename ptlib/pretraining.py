@@ -42,7 +42,7 @@ def pretrain(
     """Train `architecture` (a ResNet-8 by default) from random weights on `source.train`, by `method` (see `pretext`).
 
     One cycle of AdamW over all weights, BatchNorm learning; the weights are those of the last epoch: nothing is chosen.
-    The network sees each image `epochs` times; SimCLR, which shows two views of each, takes half the epochs for that.
+    The network sees each image `epochs` times; SimCLR, which shows two views, takes half the epochs, rounded up.
     `temperature` divides SimCLR's similarities: the lower, the more the nearest wrong views weigh.
 
     Raises InputError for a method or an architecture that does not exist.
@@ -72,7 +72,7 @@ def save_pretrained(
 ) -> Path:  # fmt: skip
     """Write a pretrained network and what it was found to be worth to `outputs/<run_name>/`; return that path.
 
-    It holds `model.safetensors`, which `load_checkpoint` takes, `history.json`, `<name>.csv` for each of `tables`
+    It holds `model.safetensors`, which `load_checkpoint` takes, `history.csv`, `<name>.csv` for each of `tables`
     (pandas DataFrames), and `run.json`: parameters, fingerprints of source and target, environment.
     """
     source = pretrained.source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,14 +60,14 @@ def layer_features(model: Model, split: Split, device: str = "auto", precision: 
 
 
 def layer_distances(a: Model, b: Model) -> dict[str, float]:
-    """How far each layer's weights went from `a` to `b`, as a share of their norm in `a`; the head is left out."""
+    """How far each layer's weights went from `a` to `b`, over their norm in `a` (NaN if 0); without the head."""
     before, after = dict(a.named_parameters()), dict(b.named_parameters())
     found = {}
     with torch.no_grad():
         for layer, names in layers(a)[:-1]:
             moved = sum(float((after[n].cpu() - before[n].cpu()).square().sum()) for n in names)
             length = sum(float(before[n].square().sum()) for n in names)
-            found[layer] = (moved / length) ** 0.5
+            found[layer] = (moved / length) ** 0.5 if length > 0 else math.nan
     return found
 
 

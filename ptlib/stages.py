@@ -25,8 +25,8 @@ class Stage:
     `batchnorm` says where running statistics come from: "eval" keeps the checkpoint's, "train" learns the new data's.
     `augment` None stands for the task's own. `l2_sp` pulls weights towards where the stage began (Li et al. 2018,
     arXiv 1802.01483). `ema` is the decay of a moving average of the weights, which is then what is scored and kept.
-    With `optimizer="lbfgs"` the head is fitted to convergence on cached features with the L2 `penalty`, None for the
-    one that is best on val; `epochs`, `lr` and `schedule` say nothing there.
+    With `optimizer="lbfgs"` the head is fitted to convergence on cached features, its L2 penalty chosen on val;
+    `epochs`, `lr` and `schedule` say nothing there.
     """
 
     name: str
@@ -45,7 +45,6 @@ class Stage:
     batchnorm: Literal["eval", "train"] = "eval"
     ema: float | None = None
     l2_sp: float = 0.0
-    penalty: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("trainable", "augment"):
@@ -77,8 +76,6 @@ class Stage:
             bounds["clip_norm"] = (1e-12, math.inf)
         if self.ema is not None:
             bounds["ema"] = (0, 0.999999)
-        if self.penalty is not None:
-            bounds["penalty"] = (1e-12, 1e6)
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
             whole = name in ("epochs", "batch_size")
@@ -98,8 +95,7 @@ class Stage:
 
     def __str__(self) -> str:
         if self.optimizer == "lbfgs":
-            penalty = "chosen on val" if self.penalty is None else f"{self.penalty:g}"
-            return f"{self.name}: head to convergence on cached features (L-BFGS, L2 penalty {penalty})"
+            return f"{self.name}: head to convergence on cached features (L-BFGS, L2 penalty chosen on val)"
         decay = f", layer decay {self.layer_decay:g}" if self.layer_decay < 1 else ""
         return (
             f"{self.name}: {', '.join(self.trainable)}; {self.epochs} epochs of {self.optimizer}, lr {self.lr:g}"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ptlib.core import Task
 from ptlib.data.batches import fetch, resident
 from ptlib.errors import InputError
-from ptlib.head import PENALTIES, fit_head
+from ptlib.head import fit_head
 from ptlib.kinds import kind_of
 from ptlib.models import Model, trainable_names
 from ptlib.prediction import forward
@@ -89,10 +89,14 @@ def finetune(
     up to rounding (and BatchNorm's own statistics). Progress goes to `log`, a line an epoch.
 
     Raises FloatingPointError when the loss is no longer finite; the model then has the best weights before that, if an
-    epoch was completed.
+    epoch was scored.
     """
     if not stages:
         raise InputError("there is no stage to run; give at least one, or epochs above 0")
+    if keep not in ("best", "last"):
+        raise InputError(f"keep is {keep!r}; it must be best or last")
+    if accumulate > 1 and task.kind == "contrastive":
+        raise InputError(f"accumulate is {accumulate}; a contrastive loss needs its batch whole, so it must be 1")
     where = choose_device(device)
     run = _Run(model, task, where, choose_precision(precision, where, model), accumulate, compile, keep, log)
     place(model, where)
@@ -197,8 +201,7 @@ class _Run:
         if not isinstance(head, nn.Linear):
             raise InputError(f"stage {stage.name!r}: lbfgs fits linear heads only, this one is a {type(head).__name__}")
         with self.clock("train head"):
-            penalties = PENALTIES if stage.penalty is None else (stage.penalty,)
-            penalty, loss = fit_head(head, self.features, self.targets, penalties)
+            penalty, loss = fit_head(head, self.features, self.targets)
         seconds = time.perf_counter() - start
         self.log(f"{stage.name}: features cached, head fitted with L2 penalty {penalty:g}")
         self._score(stage, 1, loss, len(self.task.train) / seconds, True, seconds)

@@ -19,6 +19,7 @@ from ptlib.head import fit_head
 from ptlib.models import Model, layers, under_new_head
 from ptlib.prediction import features, predict
 from ptlib.results import Predictions
+from ptlib.runtime import choose_device, place
 from ptlib.stages import Stage
 from ptlib.stats import Variance, bias_variance, reaches, variance_of
 from ptlib.train import finetune
@@ -30,18 +31,19 @@ Key = tuple[str, str]  # a start and a way
 
 @dataclass(frozen=True)
 class Worth:
-    """So many labels of each class give from a start what `equal` give from the reference; infinity: more than all
-    that were tried."""
+    """So many labels of each class give from a start what `equal` give from the reference, of which `least` to `most`
+    were tried; infinity: more than that."""
 
     labels: int
     equal: float
     low: float
     high: float
+    least: int
     most: int
 
     def __str__(self) -> str:
         def say(x: float) -> str:
-            return f"more than {self.most}" if math.isinf(x) else f"{x:.3g}"
+            return f"more than {self.most}" if math.isinf(x) else f"{'at most ' * (x <= self.least)}{x:.3g}"
 
         return f"{self.labels} a class: worth {say(self.equal)} ({say(self.low)} to {say(self.high)})"
 
@@ -61,10 +63,7 @@ class Transfers:
 
     def hits(self, start: str, way: str, labels: int) -> np.ndarray:
         """Which test examples each run has right, as 0.0 and 1.0, (S, N)."""
-        runs = self._of((start, way)).get(labels)
-        if runs is None:
-            raise InputError(f"{start}, {way}: {labels} labels were not tried; {sorted(self.said[start, way])} were")
-        return np.stack([p.predicted == p.targets for p in runs]).astype(np.float64)
+        return np.stack([p.predicted == p.targets for p in self._runs((start, way), labels)]).astype(np.float64)
 
     def accuracy(self, start: str, way: str, labels: int) -> Variance:
         """Mean accuracy over seeds, with its interval for other seeds and other test examples."""
@@ -72,18 +71,22 @@ class Transfers:
 
     def margin(self, a: Key, b: Key, labels: int) -> Variance:
         """By how much the accuracy of `a` exceeds that of `b`, paired by seed and test example, with its interval."""
-        return variance_of(self.hits(*a, labels) - self.hits(*b, labels))
+        one, other = self.hits(*a, labels), self.hits(*b, labels)
+        if one.shape != other.shape:
+            raise InputError(f"{a} has runs and examples {one.shape}, {b} {other.shape}; pairs need the same of both")
+        return variance_of(one - other)
 
     def parts(self, start: str, way: str, labels: int) -> tuple[float, float]:
         """Squared bias and variance of the Brier score over seeds."""
-        runs = self._of((start, way))[labels]
+        runs = self._runs((start, way), labels)
         return bias_variance(np.stack([p.probabilities for p in runs]), runs[0].targets)
 
     def worth(self, a: Key, reference: Key, labels: int, resamples: int = 2000, seed: int = 0) -> Worth:
         """How many labels `reference` needs for what `a` gets from so many: the horizontal distance of two curves.
 
         "Effective data transferred" of Hernandez et al. (2021, arXiv 2102.01293), interpolated on the measured curve
-        instead of on a fitted law. The interval resamples seeds and test examples, the same for both curves.
+        instead of on a fitted law. The interval resamples seeds and test examples, the same for both curves; of few
+        seeds it is too narrow, and it can't reach below the smallest number tried.
         """
         tried = sorted(self._of(reference))
         curve = np.stack([self.hits(*reference, k) for k in tried])  # (K, S, N)
@@ -99,7 +102,7 @@ class Transfers:
         # An order statistic, not a value between two: some may be infinite.
         low, high = np.quantile(reaches(np.array(tried), drawn, values), [0.025, 0.975], method="inverted_cdf")
         equal = float(reaches(np.array(tried), curve.mean((1, 2)), np.array(top.mean())))
-        return Worth(labels, equal, float(low), float(high), tried[-1])
+        return Worth(labels, equal, float(low), float(high), tried[0], tried[-1])
 
     def frame(self) -> Any:
         """Each run's accuracy, as a pandas DataFrame: start, way, labels, run, accuracy."""
@@ -123,6 +126,12 @@ class Transfers:
                                     for k in columns}  # fmt: skip
         return pd.DataFrame.from_dict(rows, orient="index")
 
+    def _runs(self, key: Key, labels: int) -> list[Predictions]:
+        runs = self._of(key).get(labels)
+        if runs is None:
+            raise InputError(f"{', '.join(key)}: {labels} labels were not tried; {sorted(self.said[key])} were")
+        return runs
+
     def _of(self, key: Key) -> dict[int, list[Predictions]]:
         if key not in self.said:
             raise InputError(f"there is no {key}; there are {', '.join(map(str, self.said))}")
@@ -132,9 +141,9 @@ class Transfers:
 def few(task: Task, labels: int, seed: int = 0, shown: int = 0, classes: int | None = None) -> Task:
     """The task with `labels` train examples of each class, or of its first `classes`, drawn by `seed`.
 
-    Fewer labels are a part of more. They are repeated until an epoch shows at least `shown`, so that training is as
-    long whatever their number. Val is one example of each class: who has five labels has none to choose by. InputError
-    if a class has too few.
+    Fewer labels are a part of more. They are repeated until an epoch shows at least `shown`, so that training is about
+    as long whatever their number, up to that. Val is one example of each class: who has five labels has none to choose
+    by. InputError if a class has too few.
     """
     if classes is not None:
         if not 2 <= classes <= task.n_classes:
@@ -203,8 +212,10 @@ def adapt(
     Training shows `epochs` times at least `shown` images, and keeps the last weights: nothing is chosen on val.
     `frozen` holds the start's features of the target's train split, if they are known.
     """
-    if way not in WAYS:
-        raise InputError(f"unknown way {way!r}{did_you_mean(way, WAYS) or ';'} there are {', '.join(WAYS)}")
+    if way not in WAYS or way == "neighbours":
+        why = "neighbours make no network" if way in WAYS else f"unknown way {way!r}{did_you_mean(way, WAYS)}"
+        raise InputError(f"{why}; there are {', '.join(w for w in WAYS if w != 'neighbours')}")
+    place(start, choose_device(device))
     task, model = few(target, labels, seed), under_new_head(start, target, seed)
     if way != "scratch":
         held = frozen or {"train": features(start, target.train, device, precision)}
@@ -258,9 +269,9 @@ def _rows(target: Task, task: Task) -> Tensor:
 
 
 def _neighbours(train: Tensor, task: Task, test: Tensor, k: int = 5) -> Tensor:
-    """Log shares of the votes of the k nearest, (N, C)."""
+    """Log shares of the votes of the k nearest, (N, C), on the CPU: float64 is not to be had on every device."""
+    train, test = train.cpu(), test.cpu()
     near = (F.normalize(test, dim=1) @ F.normalize(train, dim=1).T).topk(min(k, len(train)), dim=1)
-    votes = torch.zeros(len(test), task.n_classes, dtype=torch.float64, device=test.device)
-    labels = task.train.targets.to(test.device)
-    votes.scatter_add_(1, labels[near.indices], ((near.values.double() - 1) / 0.07).exp())
+    votes = torch.zeros(len(test), task.n_classes, dtype=torch.float64)
+    votes.scatter_add_(1, task.train.targets[near.indices], ((near.values.double() - 1) / 0.07).exp())
     return (votes / votes.sum(1, keepdim=True)).clamp_min(1e-12).log()

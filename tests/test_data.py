@@ -53,9 +53,12 @@ def test_photos_seed_draws_train_alone_and_smaller_draws_lie_in_larger_ones() ->
 
 
 def test_photos_ask_for_more_than_there_is() -> None:
-    task = load_task("photos", n_train=18 * 40)
-    assert len(task.train) < 720
-    assert "720 train patches were asked for" in task.notes[-1]
+    task = load_task("photos", n_train=18 * 40)  # the smallest have 24 patches that don't overlap
+    assert (task.train.counts(18) == 40).all()
+    assert task.notes == ("32 x 32 patches of 18 photographs; no train patch shares a pixel with one of val or test",)
+    every = load_task("photos[10:12]", n_train=10**6, side=8)
+    assert len(every.train) < 10**6
+    assert any("1000000 train patches were asked for; the photographs yield" in note for note in every.notes)
 
 
 @given(st.integers(64, 300), st.integers(64, 300), st.integers(0, 9))

@@ -164,7 +164,7 @@ def test_turns_are_numpys_and_one_for_each_image() -> None:
 def test_what_methods_make_of_a_task(source: Task) -> None:
     turned, views, shuffled = (pretext(source, m) for m in ("rotation", "simclr", "shuffled"))
     assert turned.kind == "rotation"
-    assert "flip" not in turned.augment
+    assert "flip" not in pretext(replace(source, augment=("crop",)), "simclr").augment
     assert int(turned.train.targets.max()) == 0, "labels of train must not be there to be learned from"
     assert len(views.val) == 2 * len(source.val)
     assert not torch.equal(views.val.inputs[0::2], views.val.inputs[1::2])
@@ -208,7 +208,7 @@ def test_the_last_weights_are_kept_where_nothing_may_be_chosen(task: Task, tiny:
     kept = {}
     for keep in ("best", "last"):
         model = pt.build_model(tiny, task, 16)
-        history = pt.finetune(model, task, stages, keep=keep, log=lambda line: None)  # type: ignore[arg-type]
+        history = pt.finetune(model, task, stages, keep=keep, log=lambda line: None)
         kept[keep] = model.state_dict()
         assert len(history.rows) == 3
     assert history.best is history.rows[-1]
@@ -256,8 +256,37 @@ def test_transfers_by_every_way(start: pt.Model, target: Task) -> None:
     assert set(few.table().index) == {f"ours, {w}" for w in ("probe", "neighbours", "fine-tuned", "scratch")}
     with pytest.raises(pt.InputError, match="unknown way 'finetuned'; did you mean 'fine-tuned'"):
         pt.transfer({"ours": start}, target, [2], "finetuned")
-    with pytest.raises(pt.InputError, match=r"3 labels were not tried; \[2, 8\] were"):
-        few.hits("ours", "probe", 3)
+    with pytest.raises(pt.InputError, match="neighbours make no network; there are probe, fine-tuned, scratch"):
+        pt.adapt(start, target, 2, "neighbours")
+    for ask in (few.hits, few.parts):
+        with pytest.raises(pt.InputError, match=r"3 labels were not tried; \[2, 8\] were"):
+            ask("ours", "probe", 3)
+    one = few | pt.transfer({"ours": start}, target, [2], "probe", seeds=1)
+    with pytest.raises(pt.InputError, match="pairs need the same of both"):
+        one.margin(("ours", "probe"), ("ours", "scratch"), 2)
+
+
+def test_what_a_contrastive_batch_does_not_bear(source: Task) -> None:
+    task = pretext(source, "simclr")
+    model = pt.build_model(pt.load_checkpoint("random/cifar_resnet8"), task, 16)
+    with pytest.raises(pt.InputError, match="accumulate is 2; a contrastive loss needs its batch whole"):
+        pt.finetune(model, task, [pt.Stage("all")], accumulate=2)
+    with pytest.raises(pt.InputError, match=r"label_smoothing is 0\.1"):
+        pt.finetune(model, task, [pt.Stage("all", label_smoothing=0.1)])
+    with pytest.raises(pt.InputError, match="keep is 'lst'; it must be best or last"):
+        pt.finetune(model, task, [pt.Stage("all")], keep="lst")  # type: ignore[arg-type]
+
+
+def test_slices_of_a_folder_are_dealt_with_the_whole(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for k, name in enumerate("abcd"):
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            Image.new("RGB", (8, 8), (60 * k, 10 * i, 0)).save(tmp_path / name / f"{i}.png")
+    whole, some = pt.load_task(str(tmp_path)), pt.load_task(f"{tmp_path}[2:]")
+    for a, b in zip(whole.splits, some.splits, strict=True):
+        assert set(b.ids) == {i for i in a.ids if i[0] in "cd"}
 
 
 def test_transfer_leaves_its_start_alone(start: pt.Model, target: Task) -> None:
@@ -297,6 +326,7 @@ def test_worth_reads_the_horizontal_distance() -> None:
     most = few.worth(("new", "w"), ("old", "w"), 100)
     assert math.isinf(most.equal)
     assert str(most).startswith("100 a class: worth more than 100 (")
+    assert str(few.worth(("old", "w"), ("new", "w"), 1)).startswith("1 a class: worth at most 1 (at most 1")
     one = few.worth(("new", "w"), ("old", "w"), 1)
     assert one.low < one.equal < one.high
 

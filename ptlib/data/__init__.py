@@ -14,7 +14,7 @@ from ptlib.errors import InputError, did_you_mean
 __all__ = ["Duplicates", "find_duplicates", "list_tasks", "load_task"]
 
 EMBEDDED = ("photos", "photos-grey", "digits")
-CLASSES = re.compile(r"(.+)\[(-?\d*):(-?\d*)(?::([1-9]\d*)?)?\]")  # photos[:9]
+CLASSES = re.compile(r"(.+)\[(-?\d+)?:(-?\d+)?(?::([1-9]\d*)?)?\]")  # photos[:9]
 
 
 def list_tasks() -> dict[str, str]:
@@ -55,7 +55,8 @@ def load_task(
     for what, n in (("n_train", n_train), ("n_val", n_val), ("n_test", n_test)):
         if n is not None and n < 2:
             raise InputError(f"{what} is {n}; it must be at least 2, or None for all")
-    found = None if Path(name).is_dir() else CLASSES.fullmatch(name)
+    is_folder = Path(name).expanduser().is_dir() or (Path(data_dir or "").expanduser() / name).is_dir()
+    found = None if is_folder else CLASSES.fullmatch(name)
     classes = slice(*(int(part) if part else None for part in found.group(2, 3, 4))) if found else None
     name = found[1] if found else name
     draw = Draw(n_train, n_val, n_test, seed, split_seed, side, classes)

@@ -65,9 +65,9 @@ class Pool:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def of_classes(self, classes: range) -> Pool:
-        """The examples of these classes alone, which are numbered anew."""
-        rows = np.flatnonzero(np.isin(self.labels, classes))
+    def of_classes(self, classes: range, among: np.ndarray) -> Pool:
+        """The examples of these classes alone, `among` these rows; the classes are numbered anew."""
+        rows = among[np.isin(self.labels[among], classes)]
         labels = np.searchsorted(classes, self.labels[rows])
         return Pool(labels, [self.ids[int(i)] for i in rows], lambda wanted: self.fetch(rows[wanted]))
 
@@ -93,15 +93,16 @@ def assemble(name: str, class_names: tuple[str, ...], pools: dict[str, Pool], dr
     notes = list(facts.pop("notes", ()))
     skipped = list(facts.pop("skipped", ()))
     name, taken = draw.choose(name, class_names)
-    if len(taken) < len(class_names):
-        pools = {split: pool.of_classes(taken) for split, pool in pools.items()}
-        class_names = tuple(class_names[i] for i in taken)
     if "all" in pools:
         dealt = three_way(pools["all"].labels, (0.15, 0.15), draw.split_seed)
         parts = {split: (pools["all"], rows) for split, rows in zip(SPLITS, dealt, strict=True)}
         notes.append("train, val and test are a stratified draw of 70, 15 and 15 %")
     else:
         parts = {split: (pool, np.arange(len(pool))) for split, pool in pools.items()}
+    if len(taken) < len(class_names):  # after dealing, so that a test image of some classes is one of the whole's
+        some = {split: pool.of_classes(taken, rows) for split, (pool, rows) in parts.items()}
+        parts = {split: (pool, np.arange(len(pool))) for split, pool in some.items()}
+        class_names = tuple(class_names[i] for i in taken)
     if "test" not in parts:
         parts["test"] = parts.pop("val")
         notes.append("only train and val are given: that val is the test set here")

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ptlib.core import Task
 from ptlib.data.augment import augment
+from ptlib.errors import InputError
 
 
 class Projection(nn.Module):
@@ -54,14 +55,15 @@ def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tens
 
     `outputs` (2B, width) are projections scaled by the temperature; rows 2i and 2i + 1 are partners.
     """
-    logits, partner = _similarities(outputs)
-    return F.cross_entropy(logits, partner, label_smoothing=label_smoothing)
+    if label_smoothing:
+        raise InputError(f"label_smoothing is {label_smoothing}; a view has one partner, so it must be 0 here")
+    return F.cross_entropy(*_similarities(outputs))
 
 
 def score(outputs: Tensor, targets: Tensor, block: int = 256) -> dict[str, float]:
     """How often a view's partner is the nearest, and the loss, in batches of `block` images: both depend on that."""
     hits = total = 0.0
-    for pairs in outputs.double().cpu().unflatten(0, (-1, 2)).split(block):
+    for pairs in outputs.cpu().double().unflatten(0, (-1, 2)).split(block):
         logits, partner = _similarities(pairs.flatten(0, 1))
         hits += float((logits.argmax(1) == partner).double().sum())
         total += float(F.cross_entropy(logits, partner, reduction="sum"))

@@ -1,7 +1,7 @@
 """No labels: by which multiple of 90 degrees was an image turned (Gidaris et al. 2018)?
 
 A task of this kind holds images in val that are turned already, with the turns as labels; those of train are not looked
-at. A mirrored image is turned the other way, so `flip` would make labels wrong.
+at. Images are augmented before they are turned, so a mirrored one is labelled right.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from ptlib.data.augment import augment
+from ptlib.errors import InputError
 from ptlib.kinds.image_classification import loss, make_head, score
 from ptlib.runtime import to_device
 
@@ -30,6 +31,8 @@ def prepare(
 
 def turn(images: Tensor, turns: Tensor) -> Tensor:
     """Square images (B, H, H, C), each turned counter-clockwise `turns` (B,) times by 90 degrees."""
+    if images.shape[1] != images.shape[2]:
+        raise InputError(f"images of {images.shape[1]} x {images.shape[2]} can't be turned in place; make them square")
     turned = images.clone()
     for k in (1, 2, 3):
         rows = to_device((turns == k).nonzero()[:, 0], images.device)

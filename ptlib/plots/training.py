@@ -20,7 +20,7 @@ def learning_curves(histories: Mapping[str, History], metric: str = "accuracy", 
     """The val metric after each epoch of each history; dotted: a stage begins; ringed: what was kept."""
     ax = axes(ax, 7, 3.4)
     for (name, history), color in zip(histories.items(), cycle(PALETTE), strict=False):
-        values = [row[f"val_{metric}"] for row in history.rows]
+        values = [row.get(f"val_{metric}", np.nan) for row in history.rows]
         exact = {stage.name for stage in history.stages if stage.optimizer == "lbfgs"}
         epochs = np.cumsum([row["stage"] not in exact for row in history.rows])
         ax.plot(epochs, values, marker="o", color=color, label=plain(name))

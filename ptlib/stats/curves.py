@@ -24,7 +24,7 @@ def reaches(x: np.ndarray, curve: np.ndarray, value: np.ndarray) -> np.ndarray:
     first = np.where(above.any(-1), above.argmax(-1), -1)
     after = np.clip(first, 1, max(len(x) - 1, 1)) if len(x) > 1 else np.zeros_like(first)
     left, right = (np.take_along_axis(curve, k[..., None], -1)[..., 0] for k in (np.maximum(after - 1, 0), after))
-    share = (value[..., 0] - left) / np.where(right > left, right - left, 1)
+    share = np.clip((value[..., 0] - left) / np.where(right > left, right - left, 1), 0, 1)
     log = np.log(x)
     at = np.exp(log[np.maximum(after - 1, 0)] + share * (log[after] - log[np.maximum(after - 1, 0)]))
     return np.asarray(np.where(first < 0, np.inf, np.where(first == 0, x[0], at)))
@@ -40,8 +40,8 @@ class PowerLaw(NamedTuple):
     explained: float
 
     def __str__(self) -> str:
-        interval = f"{self.exponent:.3f} ({self.low:.3f} to {self.high:.3f})"
-        return f"error = {self.scale:.3f} n^-{self.exponent:.3f}, exponent {interval}, {self.explained:.0%} explained"
+        interval = f"{-self.exponent:.3f} ({-self.high:.3f} to {-self.low:.3f})"
+        return f"error = {self.scale:.3f} n^b with b = {interval}, {self.explained:.0%} explained"
 
     def __call__(self, n: np.ndarray | float) -> np.ndarray:
         return np.asarray(self.scale * np.asarray(n, dtype=np.float64) ** -self.exponent)
