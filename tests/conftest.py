@@ -60,6 +60,13 @@ def tiny() -> Checkpoint:
     return Checkpoint("random/tiny", "tiny", "test", size, parameters=0, flops=0, factory=Tiny)
 
 
+@pytest.fixture
+def with_nbval(request: pytest.FixtureRequest) -> None:
+    """For a test that runs whole notebooks: it takes its time where those are run anyway."""
+    if not request.config.getoption("nbval", False):
+        pytest.skip("whole notebooks are run with --nbval")
+
+
 @pytest.fixture(scope="session")
 def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of PTLIB_TEST_DATA; a test that needs it is skipped, saying so, where it is not set."""

@@ -199,6 +199,7 @@ def test_a_slip_on_the_command_line_stops_with_one_sentence(
     assert time.perf_counter() - start < 10
 
 
+@pytest.mark.usefixtures("with_nbval")
 def test_a_folder_of_ones_own_needs_nothing_else(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for k, name in enumerate(("cats & dogs", "naïve <b>")):

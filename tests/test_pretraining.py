@@ -416,9 +416,8 @@ def test_between_a_network_and_itself_nothing_rises(start: pt.Model, target: Tas
 # The chain, as README prints it.
 
 
-def test_the_chain_of_four_notebooks(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if not request.config.getoption("nbval", False):
-        pytest.skip("four notebooks are run with --nbval only")
+@pytest.mark.usefixtures("with_nbval")
+def test_the_chain_of_four_notebooks(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     (chain,) = re.findall(r"^papermill notebooks/pretrain\.ipynb(?:.*\\\n)+.*metrics\.ipynb.*$", readme, re.M)
     small = {
