@@ -72,7 +72,7 @@ def layer_distances(a: Model, b: Model) -> dict[str, float]:
 
 
 def between(
-    a: Model, b: Model, task: Task, points: Sequence[float] = tuple(np.linspace(0, 1, 7)), *, device: str = "auto",
+    a: Model, b: Model, task: Task, points: Sequence[float] = tuple(np.linspace(0, 1, 5)), *, device: str = "auto",
     precision: str = "auto",
 ) -> Any:  # fmt: skip
     """The mean loss on test at (1 - p) a + p b, for weights of two models with heads for `task`: a DataFrame.
