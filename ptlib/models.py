@@ -42,6 +42,11 @@ class Model(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.backbone(x))  # type: ignore[no-any-return]
 
+    @property
+    def width(self) -> int:
+        """How many features the backbone gives, D."""
+        return next(layer.in_features for layer in self.head.modules() if isinstance(layer, nn.Linear))
+
     def preprocess(self, x: Tensor) -> Tensor:
         """Images in 0..255, (B, H, W, 3) of uint8 or float, as the backbone wants them: float32 (B, 3, S, S)."""
         p = self.preprocessing
@@ -94,10 +99,10 @@ def build_model(
 
 def under_new_head(model: Model, task: Task, seed: int = 0) -> Model:
     """A copy of the model's backbone under a new head for `task`, whose random weights `seed` draws."""
-    backbone, old = copy.deepcopy((model.backbone, model.head))
-    width = next(layer.in_features for layer in old.modules() if isinstance(layer, nn.Linear))
-    head = kind_of(task).make_head(width, task, generator(seed, "head"))
-    return Model(backbone, head, model.preprocessing, model.checkpoint).to(next(model.parameters()).device)
+    head = kind_of(task).make_head(model.width, task, generator(seed, "head"))
+    return Model(copy.deepcopy(model.backbone), head, model.preprocessing, model.checkpoint).to(
+        next(model.parameters()).device
+    )
 
 
 def split_head(network: nn.Module) -> tuple[nn.Module, nn.Linear]:

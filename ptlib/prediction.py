@@ -39,6 +39,11 @@ def predict(
     where = choose_device(device)
     place(model, where)
     logits = forward(model, model, split.inputs, where, choose_precision(precision, where, model), batch_size)
+    return of_logits(logits, split, task)
+
+
+def of_logits(logits: Tensor, split: Split, task: Task) -> Predictions:
+    """Logits (N, C) of a split's examples, in its order, as predictions."""
     return Predictions(tuple(split.ids), split.targets.numpy(), logits.cpu().numpy(), split.name, task.class_names)
 
 

@@ -58,8 +58,7 @@ def pretrain(
     stage = Stage(method, epochs=epochs, lr=lr, batch_size=batch_size, schedule="one-cycle", batchnorm="train")
     history = finetune(model, task, [stage], seed=seed, device=device, precision=precision, keep="last", log=log)
     if task.kind != source.kind:  # what the backbone learned counts; the head was for the lesson alone
-        width = next(layer.in_features for layer in model.head.modules() if isinstance(layer, nn.Linear))
-        head = nn.utils.skip_init(nn.Linear, width, 1)  # a usual one would draw from global random state
+        head = nn.utils.skip_init(nn.Linear, model.width, 1)  # a usual one would draw from global random state
         for parameter in head.parameters():
             nn.init.zeros_(parameter)
         model.head = head.to(next(model.backbone.parameters()).device)

@@ -17,7 +17,7 @@ from ptlib.core import Split, Task
 from ptlib.errors import InputError, did_you_mean
 from ptlib.head import fit_head
 from ptlib.models import Model, layers, under_new_head
-from ptlib.prediction import features, predict
+from ptlib.prediction import features, of_logits, predict
 from ptlib.results import Predictions
 from ptlib.runtime import choose_device, place
 from ptlib.stages import Stage
@@ -190,8 +190,7 @@ def transfer(
                     model = adapt(start, target, k, way, seed=i, frozen=frozen, **how)
                     runs[k].append(predict(model, target.test, target, device, precision))
                     continue
-                runs[k].append(Predictions(tuple(target.test.ids), target.test.targets.numpy(), logits.cpu().numpy(),
-                                           target.test.name, target.class_names))  # fmt: skip
+                runs[k].append(of_logits(logits, target.test, target))
     return Transfers(said)
 
 

@@ -18,6 +18,7 @@ from ptlib.core import Checkpoint, Task
 from ptlib.data.duplicates import digests
 from ptlib.errors import InputError, did_you_mean
 from ptlib.head import fit_head
+from ptlib.prediction import of_logits
 from ptlib.results import Predictions
 from ptlib.selection.candidates import Candidate, encode
 from ptlib.stats import wilson
@@ -151,8 +152,7 @@ def probe(c: Candidate, task: Task) -> Predictions:
     head = nn.Linear(c.train.shape[1], task.n_classes)
     fit_head(head, x, y)
     with torch.no_grad():
-        logits = head(x["val"]).numpy()
-    return Predictions(tuple(task.val.ids), task.val.targets.numpy(), logits, "val", task.class_names)
+        return of_logits(head(x["val"]), task.val, task)
 
 
 def on_val(stage: str, said: Predictions) -> dict[str, float]:
