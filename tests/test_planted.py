@@ -54,7 +54,7 @@ BUGS = [
     Bug("last train batch dropped", "ptlib.train:_Run.stage", "math.ceil(n / stage.batch_size)",
         "(n := n // stage.batch_size * stage.batch_size) // stage.batch_size",
         test_train.test_every_example_is_seen_once_an_epoch),
-    Bug("labels in another order than scores", "ptlib.prediction:predict", "split.targets.numpy()",
+    Bug("labels in another order than scores", "ptlib.prediction:of_logits", "split.targets.numpy()",
         "split.targets.sort().values.numpy()", test_train.test_the_score_on_val_is_the_reports),
     Bug("selection on test", "ptlib.train:_Run._cache_features", "(self.task.train, self.task.val)",
         '(self.task.train, __import__("dataclasses").replace(self.task.test, name="val"))',
