@@ -31,7 +31,7 @@ PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
 FLOORS = [
     ["errors", "files", "arrays", "core", "results", "reading", "params", "stages", "runtime", "stats", "metrics",
      "measures", "resampling", "transferability"],
-    ["data", "kinds", "pretext", "weights", "networks", "architectures", "checkpoints", "models"],
+    ["data", "corruptions", "kinds", "pretext", "weights", "networks", "architectures", "checkpoints", "models"],
     ["prediction", "head", "step", "train", "runs", "similarity", "pretraining", "transfers"],
     ["report", "comparison", "decisions", "diagnosis", "selection", "plots"],
 ]  # fmt: skip
