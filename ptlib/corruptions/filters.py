@@ -43,7 +43,7 @@ def pad(x: Tensor, n: int) -> Tensor:
 
 
 def smooth(x: Tensor, sigma: float, truncate: float = 4.0, mirror: bool = False) -> Tensor:
-    """A Gaussian blur cut off at `truncate` sigma; beyond the edge the edge pixel is repeated, or the image mirrored."""
+    """A Gaussian blur cut off at `truncate` sigma; the edge pixel goes on beyond the edge, or the image mirrored."""
     if sigma <= 0:
         return x
     return _smoothing(x.shape[2], sigma, truncate, mirror, x) @ x @ _smoothing(x.shape[3], sigma, truncate, mirror, x).T
@@ -63,7 +63,8 @@ def _smoothing(n: int, sigma: float, truncate: float, mirror: bool, like: Tensor
 def box(x: Tensor, kernel: Tensor) -> Tensor:
     """Each channel filtered by one odd square kernel, the image mirrored about its edge pixels."""
     n = kernel.shape[0] // 2
-    return F.conv2d(pad(x, n).flatten(0, 1)[:, None], kernel.to(x)[None, None]).unflatten(0, x.shape[:2])[:, :, 0]
+    found = F.conv2d(pad(x, n).flatten(0, 1)[:, None], kernel.to(x)[None, None])
+    return found.reshape(x.shape)
 
 
 def motion(x: Tensor, radius: int, sigma: float, degrees: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def snow(x: Tensor, c: tuple[Any, ...], draws: Generator) -> Tensor:
     flakes = zoom(mean + spread * normal((len(x), 1, *x.shape[2:]), draws, x), size)
     flakes = eight_bit(torch.where(flakes < threshold, 0.0, flakes))
     flakes = eight_bit(motion(flakes, radius, sigma, uniform((len(x),), draws, x, -135, -45)))
-    white = share * x + (1 - share) * torch.maximum(x, luminance(x) * 1.5 + 0.5)
+    white: Tensor = share * x + (1 - share) * torch.maximum(x, luminance(x) * 1.5 + 0.5)
     return white + flakes + flakes.rot90(2, (2, 3))
 
 
@@ -73,7 +73,7 @@ def spatter(x: Tensor, c: tuple[Any, ...], draws: Generator) -> Tensor:
     depth = box(_distance(_edges(drops)).clamp_max(20), torch.full((3, 3), 1 / 9)).floor()
     relief = torch.tensor([[-2.0, -1, 0], [-1, 1, 1], [0, 1, 2]])
     shine = box(box(_equalized(depth), relief).round().clamp(0, 255), torch.full((3, 3), 1 / 9))
-    light = drops * shine
+    light: Tensor = drops * shine
     light = amount * light / light.amax((2, 3), keepdim=True).clamp_min(1e-12)
     return x + light * x.new_tensor(WATER)[:, None, None]
 
