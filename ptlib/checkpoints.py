@@ -288,10 +288,7 @@ def _from_file(name: str, path: Path, architecture: str | Callable[[], nn.Module
     if "preprocessing" in header:
         try:
             stated = json.loads(header["preprocessing"])
-            mean, std = three(stated["mean"]), three(stated["std"])
-            preprocessing = Preprocessing(
-                int(stated["size"]), mean, std, stated["interpolation"], float(stated["crop"])
-            )
+            preprocessing = Preprocessing(**{**stated, "mean": three(stated["mean"]), "std": three(stated["std"])})
         except (ValueError, KeyError, TypeError) as e:
             raise InputError(f"the header of {path} holds no usable preprocessing: {e!r}") from None
     return _describe(

@@ -152,13 +152,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a checkpoint wants its images: side in pixels, per-channel mean and std of values in 0..1, resampling."""
+    """How a checkpoint wants its images: side in pixels, per-channel mean and std of values in 0..1, resampling.
+
+    `antialias` smooths what is made smaller, as Pillow does; without it images are sampled as older code did.
+    """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
     crop: float = 1.0
+    antialias: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 16384 or not 0 < self.crop <= 1 or self.interpolation not in ("bilinear", "bicubic"):

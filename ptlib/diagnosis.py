@@ -11,10 +11,11 @@ import numpy as np
 from scipy.stats import fisher_exact
 
 from ptlib import stats
+from ptlib.data.duplicates import Duplicates
 from ptlib.errors import InputError
 from ptlib.measures import prepare
 from ptlib.report import Bootstrap
-from ptlib.results import Predictions
+from ptlib.results import Estimate, Predictions
 
 CONFIDENCE_STEPS = (0.0, 0.5, 0.7, 0.9, 0.99, 1.0)
 
@@ -138,3 +139,44 @@ def coverage(
         row = {"metric": name, "method": method, "truth": truth[name], "coverage": share, "low": low, "high": high}
         rows_out.append({**row, "width": mean, "trials": k})
     return pd.DataFrame(rows_out).set_index("metric")
+
+
+def worst_slice(predictions: Predictions, by: str | Sequence[Any], level: float = 0.95) -> tuple[str, Estimate]:
+    """The slice (see `by_slice`) of lowest accuracy, and an interval for the lowest accuracy of any, true as it is.
+
+    The lowest of several measured accuracies is too low by chance. So each slice has Wilson's interval at the level
+    that holds all of them at once (Bonferroni), and the interval reaches from their least lower to their least upper
+    end: the lowest true accuracy lies in it whichever slice has it.
+    """
+    names, index = _slices(predictions, by)
+    right = predictions.predicted == predictions.targets
+    groups = np.unique(index)
+    hits, sizes = np.bincount(index, right)[groups], np.bincount(index)[groups]
+    each = 1 - (1 - level) / len(groups)
+    ends = np.array([stats.wilson(int(h), int(n), each) for h, n in zip(hits, sizes, strict=True)])
+    worst = int((hits / sizes).argmin())
+    method = f"Wilson, Bonferroni over {len(groups)}"
+    low, high = ends.min(0)
+    return names[groups[worst]], Estimate(float(hits[worst] / sizes[worst]), float(low), float(high), method, level)
+
+
+def without_duplicates(predictions: Predictions, duplicates: Duplicates) -> Any:
+    """Accuracy on all test examples, on those that stand in train too, and on the others: a pandas DataFrame.
+
+    The last is what to report where the first two differ. Intervals are Wilson's.
+    """
+    import pandas as pd
+
+    exact, near = ({b for _, b in pairs} for pairs in (duplicates.exact, duplicates.near))
+    kinds = {
+        "all": np.ones(len(predictions), dtype=bool),
+        "exact duplicates": np.array([i in exact for i in predictions.ids]),
+        "near duplicates": np.array([i in near for i in predictions.ids]),
+    }
+    kinds["without them"] = ~(kinds["exact duplicates"] | kinds["near duplicates"])
+    right, rows = predictions.predicted == predictions.targets, {}
+    for name, inside in kinds.items():
+        n, hits = int(inside.sum()), int(right[inside].sum())
+        low, high = stats.wilson(hits, n) if n else (np.nan, np.nan)
+        rows[name] = {"n": n, "accuracy": hits / n if n else np.nan, "low": low, "high": high}
+    return pd.DataFrame.from_dict(rows, orient="index")

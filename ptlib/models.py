@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,10 @@ class Model(nn.Module):
         """How many features the backbone gives, D."""
         return next(layer.in_features for layer in self.head.modules() if isinstance(layer, nn.Linear))
 
+    def fed(self, **changes: Any) -> Model:
+        """The same network, its weights shared, with another preprocessing: fields of `Preprocessing`."""
+        return Model(self.backbone, self.head, replace(self.preprocessing, **changes), self.checkpoint)
+
     def preprocess(self, x: Tensor) -> Tensor:
         """Images in 0..255, (B, H, W, 3) of uint8 or float, as the backbone wants them: float32 (B, 3, S, S)."""
         p = self.preprocessing
@@ -55,8 +60,10 @@ class Model(nn.Module):
             x = x.float()
         side = round(p.size / p.crop)
         if x.shape[-2:] != (side, side):
-            # Antialiased, as Pillow resizes: what checkpoints were trained with.
-            x = F.interpolate(x, (side, side), mode=p.interpolation, antialias=True).clamp_(0, 255)
+            # Antialiased, as Pillow resizes, is what checkpoints were trained with.
+            x = F.interpolate(
+                x if p.antialias else x.float(), (side, side), mode=p.interpolation, antialias=p.antialias
+            ).clamp_(0, 255)
         if side != p.size:
             edge = (side - p.size) // 2
             x = x[..., edge : edge + p.size, edge : edge + p.size]

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from ptlib.core import Task
+from ptlib.data import load_task
 from ptlib.errors import InputError
 from ptlib.files import sha256, write_whole
-from ptlib.models import Model
+from ptlib.models import Model, build_model, load_checkpoint
 from ptlib.reading import read_predictions
 from ptlib.results import Predictions, Report
 from ptlib.runtime import environment
@@ -137,9 +138,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 
     InputError if it is neither, is not complete, or one of its predictions is not the file that was saved.
     """
-    folder = next((p for p in (Path(path), output_root() / path, output_root().parent / path) if p.exists()), None)
-    if folder is None:
-        raise InputError(f"there is no run {str(path)!r}, neither here nor in {output_root()}")
+    folder = _run_folder(path)
     if folder.is_file():
         said = read_predictions(folder)
         return Run(Path(path).with_suffix("").as_posix(), {}, {said.split: said})
@@ -159,6 +158,13 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     if not found:
         raise InputError(f"the run in {folder} holds no predictions")
     return Run(folder.name, record, found)
+
+
+def _run_folder(path: str | os.PathLike[str]) -> Path:
+    folder = next((p for p in (Path(path), output_root() / path, output_root().parent / path) if p.exists()), None)
+    if folder is None:
+        raise InputError(f"there is no run {str(path)!r}, neither here nor in {output_root()}")
+    return folder
 
 
 def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -221,3 +227,29 @@ def slug(text: str) -> str:
 
 def _write_json(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(value, indent=1, allow_nan=False, default=str).encode())
+
+
+def reopen(path: str | os.PathLike[str]) -> tuple[Model, Task, dict[str, Any]]:
+    """A saved run's model and data, loaded anew, and its record.
+
+    InputError if it was no fine-tuning run, its weights are not those that were saved, or the data are not those it was
+    made with.
+    """
+    folder = _run_folder(path)
+    record = read_run(path).record
+    asked, weights = record.get("parameters", {}), folder / "model.safetensors"
+    if not weights.is_file() or "dataset" not in asked or "fingerprint" not in record.get("task", {}):
+        raise InputError(f"the run in {folder} holds no fine-tuned model; give one of finetune.ipynb")
+    if sha256(weights) != record["files"].get(weights.name):
+        raise InputError(f"{weights} is not the file that the run saved: its SHA-256 differs")
+    task = load_task(
+        asked["dataset"], asked.get("data_dir"), asked.get("n_train"), asked.get("seed", 0),
+        n_val=asked.get("n_val"), n_test=asked.get("n_test"),
+    )  # fmt: skip
+    if task.fingerprint != record["task"]["fingerprint"]:
+        raise InputError(
+            f"the data {asked['dataset']!r} are not those the run in {folder} was made with: their fingerprint is "
+            f"{task.fingerprint[:12]}, it was {record['task']['fingerprint'][:12]}"
+        )
+    checkpoint = load_checkpoint(str(weights), asked.get("architecture"))
+    return build_model(checkpoint, task, record["preprocessing"]["size"], own_head=True).eval(), task, record

@@ -71,6 +71,31 @@ def layer_distances(a: Model, b: Model) -> dict[str, float]:
     return found
 
 
+def averaged(models: Sequence[Model], shares: Sequence[float] | None = None) -> Model:
+    """One network whose weights are a mean of several's: a soup (Wortsman et al. 2022a); of two, one the start of the
+    other, WiSE-FT (2022b): `shares` (1 - alpha, alpha). None weighs all alike.
+
+    BatchNorm's statistics are averaged too: right where training left them alone, as `recipe("lp-ft")` does; else
+    `ptlib.step.measure_statistics` measures them anew. InputError for networks that differ in more than their weights.
+    """
+    shares = [1 / len(models)] * len(models) if shares is None else [float(s) for s in shares]
+    if not models or len(shares) != len(models) or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise InputError(f"{len(models)} models need as many shares, which add up to 1; got {shares}")
+    states = [m.state_dict() for m in models]
+    mixed = copy.deepcopy(models[0])
+    shapes = [{name: value.shape for name, value in state.items()} for state in states]
+    odd = next((s for s in shapes if s != shapes[0]), None)
+    if odd is not None:
+        name = next(n for n in {**shapes[0], **odd} if shapes[0].get(n) != odd.get(n))
+        raise InputError(f"weights can be averaged of one architecture only; {name} differs")
+    with torch.no_grad():
+        for name, value in mixed.state_dict().items():
+            if value.is_floating_point():
+                parts = torch.stack([state[name].cpu().double() for state in states], dim=-1)
+                value.copy_(parts @ torch.tensor(shares, dtype=torch.float64))
+    return mixed
+
+
 def between(
     a: Model, b: Model, task: Task, points: Sequence[float] = tuple(np.linspace(0, 1, 5)), *, device: str = "auto",
     precision: str = "auto",
@@ -84,15 +109,11 @@ def between(
     import pandas as pd
 
     where = choose_device(device)
-    model = copy.deepcopy(a)
-    place(model, where)
-    names = [name for name, _ in model.named_parameters()]
-    ends = [[dict(m.named_parameters())[n].detach().to(where) for n in names] for m in (a, b)]
+    names = [name for name, _ in a.named_parameters()]
     rows = []
     for p in points:
-        with torch.no_grad():
-            for parameter, one, other in zip(model.parameters(), *ends, strict=True):
-                parameter.copy_(torch.lerp(one, other, float(p)))
+        model = averaged((a, b), (1 - p, p))
+        place(model, where)
         measure_statistics(model, names, task.train.inputs, where, 256)
         rows.append({"point": float(p), "loss": risk(model, task.test, task, device, precision)["mean"]})
     return pd.DataFrame(rows)

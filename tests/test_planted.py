@@ -66,7 +66,7 @@ BUGS = [
         test_checkpoints.test_every_tensor_is_accounted_for,
         {"name": "w.safetensors", "change": lambda s: {k: v for k, v in s.items() if k != "stem.weight"},
          "says": "lacks stem.weight$"}),
-    Bug("resized without antialiasing", "ptlib.models:Model.preprocess", "antialias=True", "antialias=False",
+    Bug("resized without antialiasing", "ptlib.models:Model.preprocess", "antialias=p.antialias", "antialias=False",
         test_checkpoints.test_preprocessing_resizes_as_pillow_does),
     Bug("mean and std of the checkpoint forgotten", "ptlib.models:Model.preprocess",
         "torch.addcmul(self._shift, x.float(), self._scale)", "x.float() / 255",

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from ptlib.core import Task
-from ptlib.data.draw import Draw, Pool, Problems, assemble
+from ptlib.core import Split, Task
+from ptlib.data.draw import Draw, Pool, Problems, assemble, stratified
 from ptlib.data.images import SUFFIXES, decode_all, files_key, storage_side
 from ptlib.errors import InputError
 
@@ -32,6 +33,30 @@ def load_folder(root: str | os.PathLike[str], draw: Draw) -> Task:
     side = draw.side or storage_side(next(iter(listed.values()))[0])
     pools = {split: from_files(paths, labels, root, side) for split, (paths, labels) in listed.items()}
     return assemble(root.resolve().name, names, pools, draw, skipped=skipped)
+
+
+def read_classes(root: Path, n: int | None = None, seed: int = 0) -> tuple[tuple[str, ...], Split]:
+    """A folder of classes as one split, of `n` images drawn by `seed`; of its test part, or val, where it has splits.
+
+    Files that can't be read are left out; InputError if all are.
+    """
+    skipped: Problems = []
+    parts = _given_splits(root, skipped)
+    folder = parts.get("test") or parts.get("val") or root
+    names = _class_names([folder], root, skipped)
+    paths, labels = _list(folder, names, root, skipped)
+    rows = np.arange(len(labels)) if n is None or n >= len(labels) else stratified(labels, n, seed, "n")
+    pool = from_files(paths, labels, root, storage_side(paths))
+    pixels, kept, problems = pool.fetch(rows)
+    if len(kept) == 0:
+        raise InputError(f"no image of {root} could be read; the first, {': '.join(problems[0])}")
+    rows = rows[kept]
+    return names, Split("test", pixels, torch.from_numpy(labels[rows]), [pool.ids[i] for i in rows])
+
+
+def list_images(root: Path) -> list[Path]:
+    """Every image file under a folder, in order, links that leave it excepted."""
+    return [path for path in sorted(_files(root, root, [])) if _refused(path, root) is None]
 
 
 def from_files(paths: list[Path], labels: np.ndarray, root: Path, side: int) -> Pool:

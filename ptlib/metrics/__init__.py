@@ -1,5 +1,16 @@
 """Metrics as pure functions on arrays. What is undefined is NaN, never 0; the averaging is always named."""
 
+from ptlib.metrics.confidence import (
+    Conformity,
+    RiskCoverage,
+    aurc,
+    conformal_threshold,
+    conformity,
+    difference_of_confidences,
+    promised_coverage,
+    risk_coverage,
+    thresholded_confidence,
+)
 from ptlib.metrics.counts import (
     Average,
     Counts,
@@ -32,9 +43,10 @@ from ptlib.metrics.probability import (
 from ptlib.metrics.ranking import Curve, Ranking, auroc, average_precision, averaged, curve, top_k, truth_of
 
 __all__ = [
-    "BINS", "Average", "Binning", "Counts", "Curve", "Ranking", "Reliability", "accuracy", "auroc",
-    "average_precision", "averaged", "balanced_accuracy", "brier", "calibration_error", "cohen_kappa",
-    "confidence_bins", "confusion_matrix", "counts_of", "curve", "error_if_calibrated", "f1", "f_beta",
-    "fit_temperature", "label_counts", "log_loss", "matthews", "precision", "recall", "reliability",
-    "reliability_of", "top_k", "truth_of", "undefined_because",
+    "BINS", "Average", "Binning", "Conformity", "Counts", "Curve", "Ranking", "Reliability", "RiskCoverage", "accuracy",
+    "aurc", "auroc", "average_precision", "averaged", "balanced_accuracy", "brier", "calibration_error", "cohen_kappa",
+    "confidence_bins", "conformal_threshold", "conformity", "confusion_matrix", "counts_of", "curve",
+    "difference_of_confidences", "error_if_calibrated", "f1", "f_beta", "fit_temperature", "label_counts", "log_loss",
+    "matthews", "precision", "promised_coverage", "recall", "reliability", "reliability_of", "risk_coverage",
+    "thresholded_confidence", "top_k", "truth_of", "undefined_because",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 
 from ptlib.errors import InputError
 
@@ -82,3 +82,51 @@ def bias_variance(probabilities: np.ndarray, targets: np.ndarray) -> tuple[float
     truth = np.eye(p.shape[2])[np.asarray(targets)]
     variance = float(p.var(axis=0, ddof=1).sum(-1).mean())
     return float(((p - truth) ** 2).sum(-1).mean()) - variance, variance
+
+
+def accuracy_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept of the line through accuracies of several models in (x) and out of distribution (y), (K,).
+
+    By least squares on the probit scale, where such lines are straight (Taori et al. 2020, Miller et al. 2021).
+    InputError unless two accuracies differ in distribution.
+    """
+    a, b = (ndtri(np.asarray(v, dtype=np.float64)) for v in (x, y))
+    if a.shape != b.shape or a.ndim != 1 or not np.isfinite(a).all() or not np.isfinite(b).all() or np.ptp(a) == 0:
+        raise InputError(
+            "a line needs two models or more whose accuracies differ and lie between 0 and 1, got "
+            f"{np.round(x, 3).tolist()} in and {np.round(y, 3).tolist()} out of distribution"
+        )
+    slope = float(((a - a.mean()) * (b - b.mean())).sum() / ((a - a.mean()) ** 2).sum())
+    return slope, float(b.mean() - slope * a.mean())
+
+
+def off_the_line(
+    inside: np.ndarray, outside: np.ndarray, reference: np.ndarray, resamples: int = 2000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Effective robustness of each of M models: its accuracy out of distribution less what the line of the `reference`
+    models gives at its accuracy in distribution (Taori et al. 2020); with the ends of its interval, (M,) each.
+
+    `inside` (M, N) and `outside` (M, N') are 1 where a model is right; `reference` names rows. The interval is the
+    percentile bootstrap of the examples of both sets, the line fitted anew each time; the models are taken as given.
+    """
+    inside, outside = np.asarray(inside, dtype=np.float64), np.asarray(outside, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+
+    def shares(hits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        n = hits.shape[1]
+        return np.asarray(np.clip(weights @ hits.T / n, 0.5 / n, 1 - 0.5 / n))  # probit of 0 and 1 is infinite
+
+    def residual(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        x, y = ndtri(a), ndtri(b)
+        dx, dy = (v[:, reference] - v[:, reference].mean(1, keepdims=True) for v in (x, y))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            slope = (dx * dy).sum(1, keepdims=True) / (dx**2).sum(1, keepdims=True)
+        intercept = (y[:, reference] - slope * x[:, reference]).mean(1, keepdims=True)
+        return np.asarray(b - ndtr(slope * x + intercept))
+
+    ones = [np.ones((1, hits.shape[1])) for hits in (inside, outside)]
+    accuracy_line(*(shares(h, w)[0][reference] for h, w in zip((inside, outside), ones, strict=True)))
+    drawn = [rng.multinomial(h.shape[1], np.full(h.shape[1], 1 / h.shape[1]), resamples) for h in (inside, outside)]
+    found = residual(shares(inside, drawn[0]), shares(outside, drawn[1]))
+    low, high = np.nanquantile(found, [0.025, 0.975], axis=0)
+    return residual(shares(inside, ones[0]), shares(outside, ones[1]))[0], low, high

@@ -1,0 +1,20 @@
+"""What a test accuracy does not say: corruption, other data, confidence, strangers, and what adapting does to them."""
+
+from ptlib.shift.confidence import abstaining, calibration, conformal, fitted_temperature, guessed_accuracy, tempered
+from ptlib.shift.robustness import (
+    ALEXNET,
+    Corrupted,
+    effective_robustness,
+    on_classes,
+    predict_corrupted,
+    predict_second,
+)
+from ptlib.shift.sensitivity import sensitivity
+from ptlib.shift.unknown import outlier_scores, separation
+from ptlib.shift.ways import WAYS, Ways, adapt_in_ways, along
+
+__all__ = [
+    "ALEXNET", "WAYS", "Corrupted", "Ways", "abstaining", "adapt_in_ways", "along", "calibration", "conformal",
+    "effective_robustness", "fitted_temperature", "guessed_accuracy", "on_classes", "outlier_scores",
+    "predict_corrupted", "predict_second", "sensitivity", "separation", "tempered",
+]  # fmt: skip

@@ -1,0 +1,202 @@
+"""What accuracy is left under corruption and on other data: with intervals, beside a baseline, and off the line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ptlib import stats
+from ptlib.core import Split, Task
+from ptlib.errors import InputError
+from ptlib.models import Model
+from ptlib.prediction import predict
+from ptlib.results import Estimate, Predictions
+from ptlib.runtime import choose_device
+
+# AlexNet's error on ImageNet-C, mean of five severities: what the published mean corruption error divides by
+# (Hendrycks and Dietterich 2019, table 1).
+ALEXNET = {
+    "gaussian_noise": 0.886, "shot_noise": 0.894, "impulse_noise": 0.923, "defocus_blur": 0.820, "glass_blur": 0.826,
+    "motion_blur": 0.786, "zoom_blur": 0.798, "snow": 0.867, "frost": 0.827, "fog": 0.819, "brightness": 0.565,
+    "contrast": 0.853, "elastic_transform": 0.646, "pixelate": 0.718, "jpeg_compression": 0.607,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """A model's predictions of clean images and of corrupted ones, by corruption and severity."""
+
+    clean: Predictions
+    said: dict[tuple[str, int], Predictions]
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(name for name, _ in self.said))
+
+    def wrong(self, name: str) -> np.ndarray:
+        """Of each example, the share of severities at which it is wrong under a corruption, (N,)."""
+        rows = [p.predicted != p.targets for (other, _), p in self.said.items() if other == name]
+        if not rows:
+            raise InputError(f"{name!r} was not tried; {', '.join(self.names)} were")
+        return np.asarray(np.mean(rows, axis=0))
+
+    def accuracy(self, resamples: int = 2000, seed: int = 0) -> Estimate:
+        """Mean accuracy over corruptions and severities; its bootstrap draws images, each with all its corruptions."""
+        right = 1 - np.mean([self.wrong(name) for name in self.names], axis=0)
+        return _estimate(right.mean(), _weights(len(right), resamples, seed) @ right)
+
+    def corruption_error(
+        self, baseline: Corrupted | Mapping[str, float], relative: bool = False, resamples: int = 2000, seed: int = 0
+    ) -> Estimate:
+        """Mean corruption error: the mean over corruptions of this model's error over the baseline's; 1 is as bad.
+
+        Errors are means over severities. `baseline` is another model's on the same examples, or errors by name, such as
+        `ALEXNET`, the published one's on ImageNet-C. `relative` takes the clean error off both first: what corruption
+        alone costs (a baseline given by name needs its clean error as `clean`). The interval draws images for both.
+        InputError for a corruption the baseline lacks, or where it makes no errors to divide by.
+        """
+        weights = np.concatenate([np.full((1, len(self.clean)), 1 / len(self.clean)),
+                                  _weights(len(self.clean), resamples, seed)])  # fmt: skip
+        clean, other_clean = weights @ (self.clean.predicted != self.clean.targets), np.zeros(len(weights))
+        if isinstance(baseline, Corrupted):
+            if baseline.clean.ids != self.clean.ids or baseline.said.keys() != self.said.keys():
+                raise InputError("the baseline's corruptions, severities and examples must be the same")
+            other_clean = weights @ (baseline.clean.predicted != baseline.clean.targets)
+        elif relative:
+            if "clean" not in baseline:
+                raise InputError("a relative corruption error needs the baseline's clean error, under the name 'clean'")
+            other_clean = np.full(len(weights), baseline["clean"])
+        ratios = []
+        for name in self.names:
+            ours = weights @ self.wrong(name)
+            if isinstance(baseline, Corrupted):
+                theirs = weights @ baseline.wrong(name)
+            elif name in baseline:
+                theirs = np.full(len(weights), baseline[name])
+            else:
+                raise InputError(f"the baseline has no error for {name!r}; it has {', '.join(baseline)}")
+            if relative:
+                ours, theirs = ours - clean, theirs - other_clean
+            if not theirs[0] > 0:
+                raise InputError(f"the baseline loses nothing under {name!r}: there is nothing to divide by")
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratios.append(np.where(theirs > 0, ours / theirs, np.nan))
+        mean = np.mean(ratios, axis=0)
+        return _estimate(mean[0], mean[1:])
+
+    def pooled(self) -> Predictions:
+        """All corrupted predictions as one; columns `image`, `corruption` and `severity` say what each is of.
+
+        An image is there many times: give `groups="image"` to whatever makes an interval.
+        """
+        parts = list(self.said.items())
+        columns: dict[str, tuple[str, ...]] = {
+            "image": tuple(i for _, p in parts for i in p.ids),
+            "corruption": tuple(name for (name, _), p in parts for _ in p.ids),
+            "severity": tuple(str(severity) for (_, severity), p in parts for _ in p.ids),
+        }
+        ids = tuple(map(", ".join, zip(*columns.values(), strict=True)))
+        targets, scores = (np.concatenate([getattr(p, what) for _, p in parts]) for what in ("targets", "scores"))
+        return Predictions(ids, targets, scores, "corrupted", self.clean.class_names, columns)
+
+    def frame(self) -> Any:
+        """Accuracy of each corruption at each severity with Wilson's interval, and of clean images: a DataFrame."""
+        import pandas as pd
+
+        rows = []
+        for (name, severity), p in {("clean", 0): self.clean, **self.said}.items():
+            hits = int((p.predicted == p.targets).sum())
+            low, high = stats.wilson(hits, len(p))
+            rows.append({"corruption": name, "severity": severity, "n": len(p), "accuracy": hits / len(p), "low": low,
+                         "high": high})  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def table(self) -> Any:
+        """Accuracies as a DataFrame: a row for each corruption, a column for each severity, and their mean."""
+        found = self.frame().query("severity > 0").pivot(index="corruption", columns="severity", values="accuracy")
+        found["mean"] = found.mean(axis=1)
+        return found.loc[self.names]
+
+
+def predict_corrupted(
+    model: Model, task: Task, clean: Split, examples: Iterable[tuple[str, int, Split]], device: str = "auto",
+    precision: str = "auto",
+) -> Corrupted:  # fmt: skip
+    """What a model says of clean images and of corrupted ones (of `make_corrupted` or `read_corrupted`)."""
+    said = {(name, severity): predict(model, split, task, device, precision) for name, severity, split in examples}
+    if not said:
+        raise InputError("there are no corrupted images to predict; give at least one corruption and severity")
+    if len({p.ids for p in said.values()}) > 1:
+        raise InputError("every corruption and severity must have the same examples in the same order")
+    found = predict(model, clean, task, device, precision)
+    if len(found) != len(next(iter(said.values()))):
+        raise InputError("there must be as many clean images as corrupted ones of each kind")
+    return Corrupted(found, said)
+
+
+def predict_second(
+    model: Model, task: Task, second: Split, device: str = "auto", precision: str = "auto",
+    inside: Predictions | None = None,
+) -> tuple[Predictions, Predictions]:  # fmt: skip
+    """What a model says of the task's test split (`inside`, if it is known) and of a second test set.
+
+    Where the second has some of the classes only, both are restricted to those, examples and scores: else the two
+    would be of unlike difficulty.
+    """
+    device = str(choose_device(device))
+    outside = predict(model, second, task, device, precision)
+    inside = predict(model, task.test, task, device, precision) if inside is None else inside
+    present = np.unique(outside.targets)
+    if len(present) == task.n_classes:
+        return inside, outside
+    return on_classes(inside, present), on_classes(outside, present)
+
+
+def on_classes(p: Predictions, classes: Sequence[int] | np.ndarray) -> Predictions:
+    """The examples of these classes alone, told apart among these alone. InputError for fewer than two."""
+    kept = np.unique(classes)
+    if len(kept) < 2:
+        raise InputError(f"{len(kept)} class is left; telling apart needs two")
+    part = p.take(np.isin(p.targets, kept))
+    names = tuple(p.class_names[c] for c in kept)
+    return replace(part, targets=np.searchsorted(kept, part.targets), scores=part.scores[:, kept], class_names=names)
+
+
+def effective_robustness(
+    inside: Mapping[str, Predictions], outside: Mapping[str, Predictions], reference: Sequence[str],
+    resamples: int = 2000, seed: int = 0,
+) -> Any:  # fmt: skip
+    """How far each model's accuracy out of distribution lies off the line of the `reference` models: a DataFrame.
+
+    See `ptlib.stats.off_the_line`. InputError for fewer than three reference models: two always lie on a line.
+    """
+    import pandas as pd
+
+    names = list(inside)
+    lacking = [name for name in reference if name not in inside]
+    if lacking or len(set(reference)) < 3:
+        raise InputError(f"the line needs three of {', '.join(names)}; got {', '.join(reference) or 'none'}")
+    hits = [np.stack([said[n].predicted == said[n].targets for n in names]) for said in (inside, outside)]
+    rows = np.array([names.index(name) for name in dict.fromkeys(reference)])
+    effect, low, high = stats.off_the_line(hits[0], hits[1], rows, resamples, seed)
+    return pd.DataFrame(
+        {"inside": hits[0].mean(1), "outside": hits[1].mean(1), "effective": effect, "low": low, "high": high,
+         "reference": [name in reference for name in names]}, index=names,
+    )  # fmt: skip
+
+
+def _weights(n: int, resamples: int, seed: int) -> np.ndarray:
+    """Weights of n images in so many resamples, (R, N), each row's sum 1."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples) / n
+
+
+def _estimate(value: float, drawn: np.ndarray) -> Estimate:
+    low, high = stats.percentile(drawn)
+    method = f"percentile bootstrap of images, {len(drawn):,} resamples"
+    if math.isnan(low) or low == high:
+        return Estimate(float(value), math.nan, math.nan, method, reason="resamples don't tell its uncertainty")
+    return Estimate(float(value), low, high, method)

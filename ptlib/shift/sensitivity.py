@@ -1,0 +1,118 @@
+"""How many points unreported choices cost: the draw of labels, their number, resolution, preprocessing."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ptlib import stats
+from ptlib.comparison import compare
+from ptlib.core import Checkpoint, Task
+from ptlib.data.draw import stratified
+from ptlib.errors import InputError
+from ptlib.head import fit_head
+from ptlib.models import Model, build_model
+from ptlib.prediction import features, of_logits
+from ptlib.results import Predictions
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def sensitivity(
+    start: Checkpoint, task: Task, image_size: int | None = None, *, draws: int = 3, seed: int = 0,
+    device: str = "auto", precision: str = "auto",
+) -> Any:  # fmt: skip
+    """What changes of data and preprocessing do to a linear probe's accuracy on test: a DataFrame, a row for each.
+
+    `points` is the change in hundredths of accuracy, `low` to `high` its 95 % interval, paired by test example: of
+    `draws` draws of half and of a quarter of the labels (over draws and examples), of the resolution (the probe is
+    fitted anew), and of a wrong preprocessing at test time (the probe stays). `sd` is the spread between draws of the
+    labels, in points: what a difference must exceed to be more than luck. The probe, because it takes seconds.
+    """
+    import pandas as pd
+
+    how: dict[str, Any] = {"device": device, "precision": precision}
+    model = build_model(start, task, image_size, seed)
+    found = _features(model, task, how)
+    base = _probe(model, task, found, np.arange(len(task.train)))
+    reference = of_logits(_said(base, found["test"]), task.test, task)
+    rows: list[dict[str, Any]] = [_row("nothing", reference, reference)]
+    for part in (2, 4):
+        n = len(task.train) // part
+        if n < task.n_classes:
+            continue
+        y = task.train.targets.numpy()
+        tried = [_probe(model, task, found, stratified(y, n, seed + k)) for k in range(draws)]
+        said = [of_logits(_said(head, found["test"]), task.test, task) for head in tried]
+        hits = np.stack([(p.predicted == p.targets).astype(np.float64) for p in said])
+        own = (reference.predicted == reference.targets).astype(np.float64)
+        gap = stats.variance_of(hits - own)
+        spread = float(hits.mean(1).std(ddof=1)) if draws > 1 else math.nan
+        rows.append({
+            "change": f"1/{part} of the labels, {draws} draws", "accuracy": hits.mean(), "points": 100 * gap.mean,
+            "low": 100 * gap.low, "high": 100 * gap.high, "sd": 100 * spread,
+        })  # fmt: skip
+    size = model.preprocessing.size
+    for other in (size // 2, size * 3 // 2):
+        try:
+            resized = build_model(start, task, other, seed)
+        except InputError:  # a network that takes only its own size
+            continue
+        anew = _features(resized, task, how)
+        head = _probe(resized, task, anew, np.arange(len(task.train)))
+        said_there = of_logits(_said(head, anew["test"]), task.test, task)
+        rows.append(_row(f"images of {other} pixels instead of {size}", said_there, reference))
+    for name, changes in _mistakes(model).items():
+        wrong = features(model.fed(**changes), task.test, **how)
+        rows.append(_row(name, of_logits(_said(base, wrong), task.test, task), reference))
+    return pd.DataFrame(rows).set_index("change")
+
+
+def _mistakes(model: Model) -> dict[str, dict[str, Any]]:
+    """Preprocessings that a model is often given by mistake, but for those it has already."""
+    p = model.preprocessing
+    other = "bilinear" if p.interpolation == "bicubic" else "bicubic"
+    mistakes: dict[str, dict[str, Any]] = {
+        f"at test: {other} instead of {p.interpolation}": {"interpolation": other},
+        "at test: not antialiased": {"antialias": False},
+        "at test: mean and std of ImageNet": dict(zip(("mean", "std"), IMAGENET, strict=True)),
+        "at test: mean and std 0.5": {"mean": (0.5,) * 3, "std": (0.5,) * 3},
+        "at test: not normalised": {"mean": (0.0,) * 3, "std": (1.0,) * 3},
+    }
+    return {name: changes for name, changes in mistakes.items() if replace(p, **changes) != p}
+
+
+def _features(model: Model, task: Task, how: dict[str, Any]) -> dict[str, Tensor]:
+    return {split.name: features(model, split, **how) for split in task.splits}
+
+
+def _probe(model: Model, task: Task, found: dict[str, Tensor], rows: np.ndarray) -> nn.Linear:
+    """A head fitted on these train examples' features."""
+    head = copy.deepcopy(model.head)
+    if not isinstance(head, nn.Linear):
+        raise InputError(f"a probe needs a linear head; that of {task.name} is a {type(head).__name__}")
+    where = found["train"].device
+    index = torch.from_numpy(rows).to(where)
+    targets = {"train": task.train.targets.to(where)[index], "val": task.val.targets.to(where)}
+    fit_head(head, {"train": found["train"][index], "val": found["val"]}, targets)
+    return head
+
+
+@torch.no_grad()
+def _said(head: nn.Linear, x: Tensor) -> Tensor:
+    return head(x)  # type: ignore[no-any-return]
+
+
+def _row(change: str, said: Predictions, reference: Predictions) -> dict[str, Any]:
+    accuracy = float((said.predicted == said.targets).mean())
+    if said is reference:
+        return {"change": change, "accuracy": accuracy, "points": 0.0, "low": 0.0, "high": 0.0, "sd": math.nan}
+    d = compare(said, reference, "accuracy", resamples=2000).difference
+    return {"change": change, "accuracy": accuracy, "points": 100 * d.value, "low": 100 * d.low, "high": 100 * d.high,
+            "sd": math.nan}  # fmt: skip

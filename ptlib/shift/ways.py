@@ -1,0 +1,86 @@
+"""One start adapted in several ways, to see what each does to accuracy elsewhere: probe, full, LP-FT, WiSE-FT, soup."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ptlib.core import Checkpoint, Split, Task
+from ptlib.errors import InputError, did_you_mean
+from ptlib.models import Model, build_model
+from ptlib.prediction import predict
+from ptlib.similarity import averaged
+from ptlib.stages import recipe
+from ptlib.train import finetune
+
+WAYS = ("probe", "full", "lp-ft", "wise-ft", "soup")
+
+
+@dataclass(frozen=True)
+class Ways:
+    """Models by the way they were adapted, and the runs of LP-FT, one for each seed, that a soup is made of."""
+
+    models: dict[str, Model]
+    runs: list[Model]
+    selected_on: str
+
+
+def adapt_in_ways(
+    start: Checkpoint, task: Task, ways: Sequence[str] = WAYS, *, epochs: int = 4, soup: int = 3, alpha: float = 0.5,
+    image_size: int | None = None, seed: int = 0, device: str = "auto", precision: str = "auto",
+    log: Callable[[str], None] = print, **how: Any,
+) -> Ways:  # fmt: skip
+    """Adapt a checkpoint in each of several ways; `how` (lr, batch_size, augment) goes to `recipe`.
+
+    - `probe`: the head alone, fitted to convergence.
+    - `full`: everything at once from a random head.
+    - `lp-ft`: the probe, then everything (Kumar et al. 2022, arXiv 2202.10054).
+    - `wise-ft`: the mean of the probe's weights and LP-FT's, `alpha` of the latter (Wortsman et al. 2022, arXiv
+      2109.01903). Their alpha of 0.5 chooses nothing.
+    - `soup`: the mean of the weights of `soup` runs of LP-FT from one probe (Wortsman et al. 2022, arXiv 2203.05482).
+
+    InputError for a way that is none.
+    """
+    for way in ways:
+        if way not in WAYS:
+            raise InputError(f"unknown way {way!r}{did_you_mean(way, WAYS) or ';'} there are {', '.join(WAYS)}")
+    options: dict[str, Any] = {"device": device, "precision": precision, "log": log}
+    probe = build_model(start, task, image_size, seed)
+    finetune(probe, task, recipe("probe"), seed=seed, **options)
+    models, runs, selected = {"probe": probe}, [], "nothing was selected"
+    if "full" in ways:
+        models["full"] = build_model(start, task, image_size, seed)
+        history = finetune(models["full"], task, recipe("full", epochs, **how), seed=seed, **options)
+        selected = history.selected_on
+    for k in range(soup if "soup" in ways else 1 if {"lp-ft", "wise-ft"} & set(ways) else 0):
+        run = copy.deepcopy(probe)
+        selected = finetune(run, task, recipe("lp-ft", epochs, **how)[1:], seed=seed + k, **options).selected_on
+        runs.append(run)
+    made: dict[str, Callable[[], Model]] = {
+        "lp-ft": lambda: runs[0], "wise-ft": lambda: averaged((probe, runs[0]), (1 - alpha, alpha)),
+        "soup": lambda: averaged(runs),
+    }  # fmt: skip
+    models |= {way: made[way]() for way in ways if way in made}
+    return Ways({way: models[way] for way in ways}, runs, selected)
+
+
+def along(
+    start: Model, tuned: Model, task: Task, sets: Mapping[str, Split],
+    alphas: Sequence[float] = (0, 0.25, 0.5, 0.75, 1), device: str = "auto", precision: str = "auto",
+) -> Any:  # fmt: skip
+    """Accuracy on each set at (1 - alpha) start + alpha tuned, as a DataFrame: a row for each alpha.
+
+    The sets have the task's classes. Nothing is to be chosen from it but on val.
+    """
+    import pandas as pd
+
+    rows = []
+    for alpha in alphas:
+        model = averaged((start, tuned), (1 - alpha, alpha))
+        said = {name: predict(model, split, task, device, precision) for name, split in sets.items()}
+        rows.append({"alpha": alpha, **{k: float(np.mean(p.predicted == p.targets)) for k, p in said.items()}})
+    return pd.DataFrame(rows).set_index("alpha")
