@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,29 @@ def read_predictions(path: str | os.PathLike[str], split: str = "test") -> Predi
         raise InputError(f"{path} is Parquet, which needs another package: pip install pyarrow") from None
     except Exception as e:  # a broken file: pandas, zipfile, Arrow and safetensors each have errors of their own
         raise InputError(f"{path} can't be read: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from None
+
+
+def with_columns(predictions: Predictions, path: str | os.PathLike[str]) -> Predictions:
+    """The predictions with further columns from a CSV or Parquet file: a row for each example, named in column `id`.
+
+    Rows of other examples are left out. InputError if an example has no row, or two.
+    """
+    path = Path(path)
+    if not path.is_file() or path.suffix.lower() not in (".csv", ".parquet"):
+        raise InputError(f"{path} is no .csv or .parquet file of metadata")
+    frame = _frame(path)
+    key = next((c for c in frame.columns if str(c).lower() in ID), None)
+    if key is None:
+        raise InputError(f"{path} has columns {', '.join(map(str, frame.columns[:12]))}; one must be called id")
+    frame = frame.set_index(frame[key].astype(str)).drop(columns=key)
+    lacking = [example for example in predictions.ids if example not in frame.index]
+    if lacking:
+        raise InputError(f"{path} has no row for {len(lacking)} examples, such as {lacking[0]!r}")
+    frame = frame.loc[list(predictions.ids)]
+    if len(frame) > len(predictions):
+        raise InputError(f"{path} has two rows for {frame.index[frame.index.duplicated()][0]!r}")
+    added = {str(c): tuple(map(str, frame[c])) for c in frame.columns}
+    return replace(predictions, columns={**predictions.columns, **added})
 
 
 def _frame(path: Path) -> Any:

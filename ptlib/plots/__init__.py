@@ -5,12 +5,23 @@ from ptlib.plots.data import class_counts, images, mistakes
 from ptlib.plots.metrics import bands, confusion, cost_curves, intervals, reliability_curves, slices
 from ptlib.plots.models import differences, leaders, on_front, pareto, profiles
 from ptlib.plots.selection import against_truth, probe_against_cost, trusted
+from ptlib.plots.shift import (
+    by_severity,
+    costs,
+    estimates,
+    guesses,
+    looks,
+    on_the_line,
+    picture_rows,
+    risk_curves,
+)
 from ptlib.plots.training import learning_curves, seconds, stage_table
 from ptlib.plots.transfer import by_layer, growth, label_curves, lines, paths, starts
 
 __all__ = [
-    "PALETTE", "against_truth", "bands", "by_layer", "class_counts", "confusion", "cost_curves", "differences",
-    "growth", "images", "intervals", "label_curves", "leaders", "learning_curves", "lines", "mistakes", "on_front",
-    "pareto", "paths", "plain", "probe_against_cost", "profiles", "reliability_curves", "row", "seconds", "slices",
+    "PALETTE", "against_truth", "bands", "by_layer", "by_severity", "class_counts", "confusion", "cost_curves", "costs",
+    "differences", "estimates", "growth", "guesses", "images", "intervals", "label_curves", "leaders",
+    "learning_curves", "lines", "looks", "mistakes", "on_front", "on_the_line", "pareto", "paths", "picture_rows",
+    "plain", "probe_against_cost", "profiles", "reliability_curves", "risk_curves", "row", "seconds", "slices",
     "stage_table", "starts", "trusted",
 ]  # fmt: skip

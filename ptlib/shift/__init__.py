@@ -9,12 +9,12 @@ from ptlib.shift.robustness import (
     predict_corrupted,
     predict_second,
 )
-from ptlib.shift.sensitivity import sensitivity
+from ptlib.shift.sensitivity import probes_on_fewer, sensitivity
 from ptlib.shift.unknown import outlier_scores, separation
-from ptlib.shift.ways import WAYS, Ways, adapt_in_ways, along
+from ptlib.shift.ways import WAYS, Ways, adapt_in_ways, along, of_run
 
 __all__ = [
     "ALEXNET", "WAYS", "Corrupted", "Ways", "abstaining", "adapt_in_ways", "along", "calibration", "conformal",
-    "effective_robustness", "fitted_temperature", "guessed_accuracy", "on_classes", "outlier_scores",
-    "predict_corrupted", "predict_second", "sensitivity", "separation", "tempered",
+    "effective_robustness", "fitted_temperature", "guessed_accuracy", "of_run", "on_classes", "outlier_scores",
+    "predict_corrupted", "predict_second", "probes_on_fewer", "sensitivity", "separation", "tempered",
 ]  # fmt: skip

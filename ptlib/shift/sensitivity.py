@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from ptlib import stats
 from ptlib.comparison import compare
-from ptlib.core import Checkpoint, Task
+from ptlib.core import Checkpoint, Split, Task
 from ptlib.data.draw import stratified
 from ptlib.errors import InputError
 from ptlib.head import fit_head
@@ -72,6 +73,25 @@ def sensitivity(
         wrong = features(model.fed(**changes), task.test, **how)
         rows.append(_row(name, of_logits(_said(base, wrong), task.test, task), reference))
     return pd.DataFrame(rows).set_index("change")
+
+
+def probes_on_fewer(
+    model: Model, task: Task, sets: Mapping[str, Split], shares: Sequence[float] = (0.25, 0.35, 0.5, 0.7, 1.0), *,
+    seed: int = 0, device: str = "auto", precision: str = "auto",
+) -> dict[str, dict[str, Predictions]]:  # fmt: skip
+    """Linear probes on shares of the labels, and what each says of each set: weaker models of one kind, for a line.
+
+    Of each class at least one example is taken, so that very small shares of a small set may come to the same.
+    """
+    how: dict[str, Any] = {"device": device, "precision": precision}
+    found = {split.name: features(model, split, **how) for split in (task.train, task.val)}
+    there = {name: features(model, split, **how) for name, split in sets.items()}
+    y, probes = task.train.targets.numpy(), {}
+    for share in shares:
+        n = max(task.n_classes, round(share * len(y)))
+        head = _probe(model, task, found, stratified(y, n, seed))
+        probes[f"probe on {n} labels"] = {k: of_logits(_said(head, there[k]), s, task) for k, s in sets.items()}
+    return probes
 
 
 def _mistakes(model: Model) -> dict[str, dict[str, Any]]:

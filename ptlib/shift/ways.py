@@ -11,8 +11,9 @@ import numpy as np
 
 from ptlib.core import Checkpoint, Split, Task
 from ptlib.errors import InputError, did_you_mean
-from ptlib.models import Model, build_model
+from ptlib.models import Model, build_model, load_checkpoint
 from ptlib.prediction import predict
+from ptlib.runs import reopen
 from ptlib.similarity import averaged
 from ptlib.stages import recipe
 from ptlib.train import finetune
@@ -66,6 +67,25 @@ def adapt_in_ways(
     }  # fmt: skip
     models |= {way: made[way]() for way in ways if way in made}
     return Ways({way: models[way] for way in ways}, runs, selected)
+
+
+def of_run(
+    path: str, *, alpha: float = 0.5, device: str = "auto", precision: str = "auto",
+    log: Callable[[str], None] = print,
+) -> tuple[Task, Ways]:  # fmt: skip
+    """A saved run's data, and its model as the way `run`; beside it a `probe` of the checkpoint it began from, and
+    `wise-ft`, the mean of the two, where that checkpoint is to be had and has the same layers."""
+    model, task, record = reopen(path)
+    asked, selected = record["parameters"], record.get("selected_on", "not recorded")
+    models = {"run": model}
+    try:
+        start = load_checkpoint(asked["checkpoint"], asked.get("architecture"))
+        probe = build_model(start, task, record["preprocessing"]["size"], asked.get("seed", 0))
+        finetune(probe, task, recipe("probe"), seed=asked.get("seed", 0), device=device, precision=precision, log=log)
+        models = {"probe": probe, "run": model, "wise-ft": averaged((probe, model), (1 - alpha, alpha))}
+    except (InputError, KeyError) as e:
+        log(f"the run stands alone, without a probe of what it began from: {e}")
+    return task, Ways(models, [model], selected)
 
 
 def along(
