@@ -253,3 +253,14 @@ def reopen(path: str | os.PathLike[str]) -> tuple[Model, Task, dict[str, Any]]:
         )
     checkpoint = load_checkpoint(str(weights), asked.get("architecture"))
     return build_model(checkpoint, task, record["preprocessing"]["size"], own_head=True).eval(), task, record
+
+
+def save_tables(name: str, tables: Mapping[str, Any], record: Mapping[str, Any], predictions: Predictions) -> Path:
+    """Write pandas DataFrames as CSV files and predictions as a run `name` (see `commit`), and return its path."""
+
+    def fill(folder: Path) -> None:
+        for table, frame in tables.items():
+            write_whole(folder / f"{slug(table)}.csv", frame.to_csv().encode())
+        predictions.save(folder / _predictions_file(predictions.split))
+
+    return commit(name, fill, {**record, "environment": environment()})

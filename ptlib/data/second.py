@@ -71,6 +71,18 @@ def load_unknown(
     return Split(name, inputs, torch.zeros(len(kept), dtype=torch.int64), ids)
 
 
+def corrupted_examples(
+    task: Task, names: Sequence[str] = COMMON, severities: Sequence[int] = (1, 2, 3, 4, 5), n: int | None = None,
+    seed: int = 0, *, folder: str | Path | None = None, device: str = "auto",
+) -> tuple[Split, Iterator[tuple[str, int, Split]]]:  # fmt: skip
+    """Clean images, and the corrupted ones by corruption and severity: made of `n` of the task's test images, drawn by
+    `seed`, or read from a `folder` as `read_corrupted` takes it; the clean ones are then the whole test split."""
+    if folder is not None:
+        return task.test, read_corrupted(folder, task, names, severities, n, seed)
+    clean = _part(task.test, n, seed)
+    return clean, make_corrupted(clean, names, severities, seed, device)
+
+
 def make_corrupted(
     split: Split, names: Sequence[str] = COMMON, severities: Sequence[int] = (1, 2, 3, 4, 5), seed: int = 0,
     device: str = "auto",

@@ -23,9 +23,9 @@ def picture_rows(rows: Mapping[str, Tensor | np.ndarray], columns: Sequence[str]
     lines = [np.concatenate(list(np.asarray(pictures)), axis=1) for pictures in rows.values()]
     sheet = np.concatenate(lines, axis=0)
     side = sheet.shape[0] / len(rows), sheet.shape[1] / len(columns)
-    ax = axes(ax, 1.6 + 0.62 * len(columns), 0.5 + 0.62 * len(rows))
+    ax = axes(ax, 1.8 + 0.5 * len(columns), 0.5 + 0.5 * len(rows))
     ax.imshow(sheet, interpolation="nearest", aspect="auto")
-    ax.set_yticks((np.arange(len(rows)) + 0.5) * side[0], [plain(name) for name in rows], fontsize=8)
+    ax.set_yticks((np.arange(len(rows)) + 0.5) * side[0], [plain(name.replace("_", " ")) for name in rows], fontsize=8)
     ax.set_xticks((np.arange(len(columns)) + 0.5) * side[1], [plain(c) for c in columns], fontsize=8)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)

@@ -8,6 +8,7 @@ from ptlib.shift.robustness import (
     on_classes,
     predict_corrupted,
     predict_second,
+    with_light,
 )
 from ptlib.shift.sensitivity import probes_on_fewer, sensitivity
 from ptlib.shift.unknown import outlier_scores, separation
@@ -17,4 +18,5 @@ __all__ = [
     "ALEXNET", "WAYS", "Corrupted", "Ways", "abstaining", "adapt_in_ways", "along", "calibration", "conformal",
     "effective_robustness", "fitted_temperature", "guessed_accuracy", "of_run", "on_classes", "outlier_scores",
     "predict_corrupted", "predict_second", "probes_on_fewer", "sensitivity", "separation", "tempered",
+    "with_light",
 ]  # fmt: skip

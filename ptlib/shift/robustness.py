@@ -38,7 +38,9 @@ class Corrupted:
         return list(dict.fromkeys(name for name, _ in self.said))
 
     def wrong(self, name: str) -> np.ndarray:
-        """Of each example, the share of severities at which it is wrong under a corruption, (N,)."""
+        """Of each example, the share of severities at which it is wrong under a corruption, or `clean`: (N,)."""
+        if name == "clean":
+            return np.asarray((self.clean.predicted != self.clean.targets).astype(np.float64))
         rows = [p.predicted != p.targets for (other, _), p in self.said.items() if other == name]
         if not rows:
             raise InputError(f"{name!r} was not tried; {', '.join(self.names)} were")
@@ -57,36 +59,27 @@ class Corrupted:
         Errors are means over severities. `baseline` is another model's on the same examples, or errors by name, such as
         `ALEXNET`, the published one's on ImageNet-C. `relative` takes the clean error off both first: what corruption
         alone costs (a baseline given by name needs its clean error as `clean`). The interval draws images for both.
-        InputError for a corruption the baseline lacks, or where it makes no errors to divide by.
+        InputError for a corruption the baseline lacks, or under which it errs no more than it may.
         """
-        weights = np.concatenate([np.full((1, len(self.clean)), 1 / len(self.clean)),
-                                  _weights(len(self.clean), resamples, seed)])  # fmt: skip
-        clean, other_clean = weights @ (self.clean.predicted != self.clean.targets), np.zeros(len(weights))
-        if isinstance(baseline, Corrupted):
-            if baseline.clean.ids != self.clean.ids or baseline.said.keys() != self.said.keys():
-                raise InputError("the baseline's corruptions, severities and examples must be the same")
-            other_clean = weights @ (baseline.clean.predicted != baseline.clean.targets)
-        elif relative:
-            if "clean" not in baseline:
-                raise InputError("a relative corruption error needs the baseline's clean error, under the name 'clean'")
-            other_clean = np.full(len(weights), baseline["clean"])
+        n = len(self.wrong(self.names[0]))
+        weights = np.concatenate([np.full((1, n), 1 / n), _weights(n, resamples, seed)])
+        if isinstance(baseline, Corrupted) and (baseline.said.keys() != self.said.keys() or baseline._ids != self._ids):
+            raise InputError("the baseline's corruptions, severities and examples must be the same")
         ratios = []
         for name in self.names:
-            ours = weights @ self.wrong(name)
-            if isinstance(baseline, Corrupted):
-                theirs = weights @ baseline.wrong(name)
-            elif name in baseline:
-                theirs = np.full(len(weights), baseline[name])
-            else:
-                raise InputError(f"the baseline has no error for {name!r}; it has {', '.join(baseline)}")
+            ours, theirs = weights @ self.wrong(name), _errors(baseline, name, weights)
             if relative:
-                ours, theirs = ours - clean, theirs - other_clean
+                ours, theirs = ours - _errors(self, "clean", weights), theirs - _errors(baseline, "clean", weights)
             if not theirs[0] > 0:
                 raise InputError(f"the baseline loses nothing under {name!r}: there is nothing to divide by")
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratios.append(np.where(theirs > 0, ours / theirs, np.nan))
         mean = np.mean(ratios, axis=0)
         return _estimate(mean[0], mean[1:])
+
+    @property
+    def _ids(self) -> tuple[str, ...]:
+        return next(iter(self.said.values())).ids
 
     def pooled(self) -> Predictions:
         """All corrupted predictions as one; columns `image`, `corruption` and `severity` say what each is of.
@@ -123,19 +116,24 @@ class Corrupted:
 
 
 def predict_corrupted(
-    model: Model, task: Task, clean: Split, examples: Iterable[tuple[str, int, Split]], device: str = "auto",
-    precision: str = "auto",
-) -> Corrupted:  # fmt: skip
-    """What a model says of clean images and of corrupted ones (of `make_corrupted` or `read_corrupted`)."""
-    said = {(name, severity): predict(model, split, task, device, precision) for name, severity, split in examples}
-    if not said:
+    models: Mapping[str, Model], task: Task, clean: Split, examples: Iterable[tuple[str, int, Split]],
+    device: str = "auto", precision: str = "auto",
+) -> dict[str, Corrupted]:  # fmt: skip
+    """What each of several models says of clean images and of corrupted ones (see `corrupted_examples`).
+
+    The corrupted images pass by once, for all models. InputError if there are none, or not the same everywhere.
+    """
+    said: dict[str, dict[tuple[str, int], Predictions]] = {name: {} for name in models}
+    ids: Sequence[str] | None = None
+    for corruption, severity, split in examples:
+        if ids is not None and list(split.ids) != list(ids):
+            raise InputError("every corruption and severity must have the same examples in the same order")
+        ids = split.ids
+        for name, model in models.items():
+            said[name][corruption, severity] = predict(model, split, task, device, precision)
+    if ids is None:
         raise InputError("there are no corrupted images to predict; give at least one corruption and severity")
-    if len({p.ids for p in said.values()}) > 1:
-        raise InputError("every corruption and severity must have the same examples in the same order")
-    found = predict(model, clean, task, device, precision)
-    if len(found) != len(next(iter(said.values()))):
-        raise InputError("there must be as many clean images as corrupted ones of each kind")
-    return Corrupted(found, said)
+    return {n: Corrupted(predict(m, clean, task, device, precision), said[n]) for n, m in models.items()}
 
 
 def predict_second(
@@ -166,6 +164,13 @@ def on_classes(p: Predictions, classes: Sequence[int] | np.ndarray) -> Predictio
     return replace(part, targets=np.searchsorted(kept, part.targets), scores=part.scores[:, kept], class_names=names)
 
 
+def with_light(p: Predictions, split: Split) -> Predictions:
+    """Predictions on a split of images with a column `light`: dark, middling or bright, thirds by each image's mean."""
+    mean = np.concatenate([rows.double().mean((1, 2, 3)).numpy() for rows in split.inputs.split(1024)])
+    third = np.searchsorted(np.quantile(mean, [1 / 3, 2 / 3]), mean)
+    return replace(p, columns={**p.columns, "light": tuple(np.array(["dark", "middling", "bright"])[third])})
+
+
 def effective_robustness(
     inside: Mapping[str, Predictions], outside: Mapping[str, Predictions], reference: Sequence[str],
     resamples: int = 2000, seed: int = 0,
@@ -187,6 +192,19 @@ def effective_robustness(
         {"inside": hits[0].mean(1), "outside": hits[1].mean(1), "effective": effect, "low": low, "high": high,
          "reference": [name in reference for name in names]}, index=names,
     )  # fmt: skip
+
+
+def _errors(of: Corrupted | Mapping[str, float], name: str, weights: np.ndarray) -> np.ndarray:
+    """The error under a corruption, or of clean images, in each resample, (R,)."""
+    if not isinstance(of, Corrupted):
+        if name not in of:
+            raise InputError(f"the baseline has no error for {name!r}; it has {', '.join(of)}")
+        return np.full(len(weights), of[name])
+    wrong = of.wrong(name)
+    if len(wrong) != weights.shape[1]:
+        raise InputError(f"there are {len(wrong)} clean images and {weights.shape[1]} corrupted ones; a relative error "
+                         "needs the same")  # fmt: skip
+    return np.asarray(weights @ wrong)
 
 
 def _weights(n: int, resamples: int, seed: int) -> np.ndarray:

@@ -26,7 +26,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def sensitivity(
-    start: Checkpoint, task: Task, image_size: int | None = None, *, draws: int = 3, seed: int = 0,
+    start: Checkpoint, task: Task, image_size: int | None = None, *, draws: int = 5, seed: int = 0,
     device: str = "auto", precision: str = "auto",
 ) -> Any:  # fmt: skip
     """What changes of data and preprocessing do to a linear probe's accuracy on test: a DataFrame, a row for each.
