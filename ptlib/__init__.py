@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from ptlib.core import Preprocessing as Preprocessing
     from ptlib.core import Split as Split
     from ptlib.core import Task as Task
+    from ptlib.corruptions import corrupt as corrupt
     from ptlib.data import find_duplicates as find_duplicates
     from ptlib.data import list_tasks as list_tasks
     from ptlib.data import load_task as load_task
+    from ptlib.data.second import load_second as load_second
+    from ptlib.data.second import load_unknown as load_unknown
     from ptlib.diagnosis import by_slice as by_slice
     from ptlib.diagnosis import likely_label_errors as likely_label_errors
+    from ptlib.diagnosis import worst_slice as worst_slice
     from ptlib.errors import InputError as InputError
     from ptlib.models import Model as Model
     from ptlib.models import build_model as build_model
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
     from ptlib.results import Report as Report
     from ptlib.runs import Run as Run
     from ptlib.runs import read_run as read_run
+    from ptlib.runs import reopen as reopen
     from ptlib.runs import save_run as save_run
     from ptlib.runtime import Clock as Clock
     from ptlib.runtime import choose_device as choose_device
@@ -54,6 +59,7 @@ if TYPE_CHECKING:
     from ptlib.selection import successive_halving as successive_halving
     from ptlib.selection import task_of as task_of
     from ptlib.selection import trust as trust
+    from ptlib.similarity import averaged as averaged
     from ptlib.stages import Stage as Stage
     from ptlib.stages import recipe as recipe
     from ptlib.train import History as History
@@ -70,8 +76,10 @@ _NAMES = {
     "checkpoints": ["list_checkpoints", "load_checkpoint"],
     "comparison": ["compare", "leaderboard"],
     "core": ["Checkpoint", "Preprocessing", "Split", "Task"],
+    "corruptions": ["corrupt"],
     "data": ["find_duplicates", "list_tasks", "load_task"],
-    "diagnosis": ["by_slice", "likely_label_errors"],
+    "data.second": ["load_second", "load_unknown"],
+    "diagnosis": ["by_slice", "likely_label_errors", "worst_slice"],
     "errors": ["InputError"],
     "models": ["Model", "build_model"],
     "params": ["check"],
@@ -80,9 +88,10 @@ _NAMES = {
     "reading": ["read_predictions"],
     "report": ["evaluate", "expect"],
     "results": ["Estimate", "Predictions", "Report"],
-    "runs": ["Run", "read_run", "save_run"],
+    "runs": ["Run", "read_run", "reopen", "save_run"],
     "runtime": ["Clock", "choose_device"],
     "selection": ["Candidate", "Ranking", "advice", "fine_tune_all", "rank", "successive_halving", "task_of", "trust"],
+    "similarity": ["averaged"],
     "stages": ["Stage", "recipe"],
     "train": ["History", "find_lr", "finetune"],
     "transfers": ["Transfers", "adapt", "few", "layer_by_layer", "transfer"],

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ptlib.errors import InputError
 from ptlib.models import Model
-from ptlib.runtime import choose_device, generator, place
+from ptlib.runtime import choose_device, deterministic, generator, place
 
 Method = Literal["integrated gradients", "grad-cam"]
 
@@ -28,28 +28,36 @@ def attribution(
     `steps`, absolute values summed over channels: for any network. `grad-cam` (Selvaraju et al. 2017) on the last layer
     that has positions: coarse, and of little use where that layer has few. In fp32, whatever the model is used with.
     """
-    from captum.attr import IntegratedGradients, LayerGradCam
-
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise InputError(f"maps are of images, uint8 (N, H, W, 3); got {images.dtype} of shape {tuple(images.shape)}")
     where = choose_device(device)
     place(model, where)
     model.eval()
-    x = model.preprocess(images.to(where)).requires_grad_()
-    y = targets.to(where)
-    if method == "integrated gradients":
-        found = IntegratedGradients(model).attribute(x, target=y, n_steps=steps, internal_batch_size=max(64, len(x)))
-        maps = found.abs().sum(1, keepdim=True)
-    elif method == "grad-cam":
-        maps = LayerGradCam(model, _last_map(model, x)).attribute(x, target=y, relu_attributions=True)
-    else:
-        raise InputError(f"method is {method!r}; it must be 'integrated gradients' or 'grad-cam'")
+    with deterministic(where):
+        maps = _maps(model, model.preprocess(images.to(where)).requires_grad_(), targets.to(where), method, steps)
     maps = F.interpolate(maps.detach().float(), images.shape[1:3], mode="bilinear", antialias=True)
     return maps[:, 0].clamp_min(0).cpu().numpy()
 
 
+def _maps(model: Model, x: Tensor, y: Tensor, method: str, steps: int) -> Tensor:
+    """Maps (N, 1, h, w) of preprocessed images (N, 3, S, S)."""
+    from captum.attr import IntegratedGradients, LayerGradCam
+
+    if method == "integrated gradients":
+        found: Tensor = IntegratedGradients(model).attribute(
+            x, target=y, n_steps=steps, internal_batch_size=max(64, len(x))
+        )
+        return found.abs().sum(1, keepdim=True)
+    if method == "grad-cam":
+        maps: Tensor = LayerGradCam(model, _last_map(model, x)).attribute(x, target=y, relu_attributions=True)
+        return maps
+    raise InputError(f"method is {method!r}; it must be 'integrated gradients' or 'grad-cam'")
+
+
 def _last_map(model: Model, x: Tensor) -> nn.Module:
     """The last module of the backbone, in the order of a pass, whose output has more than one position."""
+    if any(isinstance(m, nn.LayerNorm | nn.MultiheadAttention) for m in model.backbone.modules()):
+        raise InputError("the layers of this network are no maps of features over positions; use integrated gradients")
     found: list[nn.Module] = []
 
     def see(module: nn.Module, inputs: Any, output: Any) -> None:

@@ -148,6 +148,8 @@ def worst_slice(predictions: Predictions, by: str | Sequence[Any], level: float 
     that holds all of them at once (Bonferroni), and the interval reaches from their least lower to their least upper
     end: the lowest true accuracy lies in it whichever slice has it.
     """
+    if predictions.multilabel:
+        raise InputError("slices are of one label an example; look at report.per_class for several")
     names, index = _slices(predictions, by)
     right = predictions.predicted == predictions.targets
     groups = np.unique(index)

@@ -103,6 +103,7 @@ def react(
     return energy(np.minimum(_two(features), top) @ _two(weight).T + np.asarray(bias, dtype=np.float64))
 
 
+OF_LOGITS = ("maximum softmax", "maximum logit", "energy")  # these need no training features
 # By name, what each takes of (train, targets, features, weight, bias).
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 SCORES: dict[str, Score] = {

@@ -132,7 +132,7 @@ VOCABULARY: dict[str, Any] = {
     "ways": Annotated[
         list[Literal["probe", "full", "lp-ft", "wise-ft", "soup"]], Field(min_length=1), BeforeValidator(_from_json)
     ],
-    "baseline": Literal["probe", "full", "lp-ft", "wise-ft", "run", "alexnet"],
+    "baseline": _optional(Literal["probe", "full", "lp-ft", "wise-ft", "soup", "run", "alexnet"]),
     "corruptions": _optional(Annotated[list[_Text], Field(min_length=1), BeforeValidator(_from_json)]),
     "severities": Annotated[
         list[Annotated[_Count, Field(le=5)]],
@@ -143,7 +143,7 @@ VOCABULARY: dict[str, Any] = {
     "n_corrupted": _optional(_Count),
     "corrupted_dir": _optional(_Text),
     "second": Annotated[list[_Text], Field(min_length=1), BeforeValidator(_from_json)],
-    "unknown": Annotated[list[_Text], Field(min_length=1), BeforeValidator(_from_json)],
+    "unknown": _optional(Annotated[list[_Text], Field(min_length=1), BeforeValidator(_from_json)]),
     "outlier_score": Literal["maximum softmax", "maximum logit", "energy", "Mahalanobis", "k nearest", "ViM", "ReAct"],
     "miscoverage": Annotated[_Number, Field(gt=0, lt=1)],
     "metadata": _optional(_Text),

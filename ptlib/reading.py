@@ -56,10 +56,16 @@ def with_columns(predictions: Predictions, path: str | os.PathLike[str]) -> Pred
     path = Path(path)
     if not path.is_file() or path.suffix.lower() not in (".csv", ".parquet"):
         raise InputError(f"{path} is no .csv or .parquet file of metadata")
-    frame = _frame(path)
-    key = next((c for c in frame.columns if str(c).lower() in ID), None)
-    if key is None:
-        raise InputError(f"{path} has columns {', '.join(map(str, frame.columns[:12]))}; one must be called id")
+    try:
+        frame = _frame(path)
+    except Exception as e:  # pandas, Arrow and codecs each have errors of their own
+        raise InputError(f"{path} can't be read: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from None
+    columns = [str(c) for c in frame.columns]
+    key = next((c for name in ID for c in columns if c.lower() == name), None)
+    twice = next((c for c in columns if columns.count(c) > 1), None)
+    if key is None or twice is not None:
+        what = f"two columns {twice!r}" if twice is not None else f"columns {', '.join(columns[:12])}"
+        raise InputError(f"{path} has {what}; one must be called id, and none be there twice")
     frame = frame.set_index(frame[key].astype(str)).drop(columns=key)
     lacking = [example for example in predictions.ids if example not in frame.index]
     if lacking:

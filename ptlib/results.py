@@ -140,6 +140,24 @@ class Predictions:
         ids = tuple(self.ids[i] for i in index)
         return replace(self, ids=ids, targets=self.targets[index], scores=self.scores[index], columns=columns)
 
+    def among(self, class_names: Sequence[str]) -> Predictions:
+        """The examples of these classes alone, told apart among these alone, in this order.
+
+        InputError for fewer than two, for one that there is not, and where an example may have several labels.
+        """
+        odd = [name for name in class_names if name not in self.class_names]
+        if odd or len(class_names) < 2 or self.multilabel:
+            raise InputError(
+                f"there are {', '.join(self.class_names[:20])}; to be told apart it takes two of them or more, one "
+                f"label an example, got {', '.join(map(repr, class_names))}"
+            )
+        if tuple(class_names) == self.class_names:
+            return self
+        kept = np.array([self.class_names.index(name) for name in class_names])
+        part = self.take(np.isin(self.targets, kept))
+        targets = np.argsort(kept)[np.searchsorted(np.sort(kept), part.targets)]
+        return replace(part, targets=targets, scores=part.scores[:, kept], class_names=tuple(class_names))
+
     def one_vs_rest(self, class_name: str) -> Predictions:
         """The same as a problem of two classes, "not <class>" and the class; the class keeps its probability."""
         if class_name not in self.class_names:

@@ -67,12 +67,20 @@ def commit(name: str, fill: Callable[[Path], None], record: Mapping[str, Any]) -
     """Write `outputs/<name>/`, whole or not at all: what `fill` puts into a folder, and `run.json`.
 
     The directory appears at once, in place of an earlier run of the same name. `run.json` holds the status, the
-    record, and the SHA-256 of each other file. InputError if there is something of that name which is no run.
+    record, and the SHA-256 of each other file. InputError if there is something of that name which is no run, or a run
+    of another notebook.
     """
     root = output_root()
     root.mkdir(parents=True, exist_ok=True)
     if (root / name).exists() and not (root / name / "run.json").is_file():
         raise InputError(f"{root / name} exists and is no run; choose another run_name")
+    if (root / name).exists() and "notebook" in record:
+        try:
+            earlier = json.loads((root / name / "run.json").read_bytes()).get("notebook", record["notebook"])
+        except (ValueError, AttributeError):  # it can't be read: nothing is lost
+            earlier = record["notebook"]
+        if earlier != record["notebook"]:
+            raise InputError(f"{root / name} is a run of {earlier}.ipynb, which would be lost; choose another run_name")
     building, final = root / f".tmp-{name}-{os.getpid()}", root / name
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()

@@ -78,7 +78,7 @@ def averaged(models: Sequence[Model], shares: Sequence[float] | None = None) -> 
     BatchNorm's statistics are averaged too: right where training left them alone, as `recipe("lp-ft")` does; else
     `ptlib.step.measure_statistics` measures them anew. InputError for networks that differ in more than their weights.
     """
-    shares = [1 / len(models)] * len(models) if shares is None else [float(s) for s in shares]
+    shares = [1 / max(len(models), 1)] * len(models) if shares is None else [float(s) for s in shares]
     if not models or len(shares) != len(models) or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise InputError(f"{len(models)} models need as many shares, which add up to 1; got {shares}")
     states = [m.state_dict() for m in models]

@@ -165,6 +165,16 @@ def stratified(labels: np.ndarray, n: int, seed: int, what: str = "examples") ->
     return np.sort(np.concatenate(rows))
 
 
+def some(labels: np.ndarray, n: int | None, seed: int) -> np.ndarray:
+    """Rows of `n` examples, or of all if there are no more; stratified, unless n is below the number of classes."""
+    labels = np.asarray(labels)
+    if n is None or n >= len(labels):
+        return np.arange(len(labels))
+    if n < len(np.unique(labels)):
+        return np.sort(np.random.default_rng(seed).permutation(len(labels))[:n])
+    return stratified(labels, n, seed)
+
+
 def three_way(labels: np.ndarray, shares: tuple[float, float], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows of train, val and test, stratified; `shares` are those of val and test. A class needs three examples."""
     classes, counts = np.unique(labels, return_counts=True)

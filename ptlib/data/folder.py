@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ptlib.core import Split, Task
-from ptlib.data.draw import Draw, Pool, Problems, assemble, stratified
-from ptlib.data.images import SUFFIXES, decode_all, files_key, storage_side
+from ptlib.data.draw import Draw, Pool, Problems, assemble, some
+from ptlib.data.images import MEMORY_LIMIT, SUFFIXES, decode_all, files_key, storage_side
 from ptlib.errors import InputError
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
@@ -35,18 +35,22 @@ def load_folder(root: str | os.PathLike[str], draw: Draw) -> Task:
     return assemble(root.resolve().name, names, pools, draw, skipped=skipped)
 
 
-def read_classes(root: Path, n: int | None = None, seed: int = 0) -> tuple[tuple[str, ...], Split]:
+def read_classes(
+    root: Path, n: int | None = None, seed: int = 0, in_memory: bool = False
+) -> tuple[tuple[str, ...], Split]:
     """A folder of classes as one split, of `n` images drawn by `seed`; of its test part, or val, where it has splits.
 
-    Files that can't be read are left out; InputError if all are.
+    Files that can't be read are left out; InputError if all are, or if what is to stay `in_memory` is too large for it.
     """
     skipped: Problems = []
     parts = _given_splits(root, skipped)
     folder = parts.get("test") or parts.get("val") or root
     names = _class_names([folder], root, skipped)
     paths, labels = _list(folder, names, root, skipped)
-    rows = np.arange(len(labels)) if n is None or n >= len(labels) else stratified(labels, n, seed, "n")
-    pool = from_files(paths, labels, root, storage_side(paths))
+    rows, side = some(labels, n, seed), storage_side(paths)
+    if in_memory and len(rows) * side * side * 3 > MEMORY_LIMIT:
+        raise InputError(f"{len(rows):,} images of {side} pixels in {root} are too many at once; take fewer of them")
+    pool = from_files(paths, labels, root, side)
     pixels, kept, problems = pool.fetch(rows)
     if len(kept) == 0:
         raise InputError(f"no image of {root} could be read; the first, {': '.join(problems[0])}")

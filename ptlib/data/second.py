@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,16 +10,18 @@ import numpy as np
 import torch
 
 from ptlib.core import Split, Task
-from ptlib.corruptions import COMMON, VIEWS, corrupted
-from ptlib.data import load_task
-from ptlib.data.draw import stratified
+from ptlib.corruptions import COMMON, STRENGTHS, VIEWS, corrupted
+from ptlib.data import EMBEDDED, load_task
+from ptlib.data.draw import some
+from ptlib.data.duplicates import digests
 from ptlib.data.folder import list_images, read_classes
 from ptlib.data.images import decode_all, files_key, storage_side
-from ptlib.errors import InputError
+from ptlib.data.published import TORCHVISION
+from ptlib.errors import InputError, did_you_mean
 
 
 def load_second(
-    name: str, task: Task, data_dir: str | Path | None = None, n: int | None = None, seed: int = 0
+    name: str, task: Task, data_dir: str | Path | None = None, n: int | None = None, seed: int = 0, device: str = "auto"
 ) -> Split:
     """Another test set for a task's models: the same classes, or some of them, from elsewhere.
 
@@ -28,11 +31,11 @@ def load_second(
     `n` draws a part of them, stratified, by `seed`. InputError if it has a class that the task has not.
     """
     if name in VIEWS:
-        return _part(corrupted(task.test, name), n, seed)
+        return corrupted(_part(task.test, n, seed), name, device=device)
     folder = _folder(name, data_dir)
     if folder is None:
-        other = load_task(name, data_dir, n_test=n, split_seed=seed)
-        return _labelled(other.test, other.class_names, task, name)
+        other = load_task(name, data_dir)  # with the split of every task, so that test stays test
+        return _labelled(_part(other.test, n, seed), other.class_names, task, name)
     arrays = sorted(folder.glob("*data.npy"))
     if arrays:
         labels = folder / arrays[0].name.replace("data.npy", "labels.npy")
@@ -40,8 +43,7 @@ def load_second(
             raise InputError(f"{folder} holds {len(arrays)} files *data.npy; give one folder with one, and its labels")
         pixels, targets = _array(arrays[0]), _array(labels)
         _check_arrays(pixels, targets, task, arrays[0])
-        rows = _rows(targets, n, seed)
-        return _of_arrays(pixels, targets, rows, name)
+        return _of_arrays(pixels, targets, some(targets, n, seed), name)
     names, split = read_classes(folder, n, seed)
     return _labelled(split, names, task, name)
 
@@ -51,14 +53,31 @@ def load_unknown(
 ) -> Split:
     """Images of none of a task's classes: the test split of a data set, or every image in a folder.
 
-    Its targets are 0 and say nothing. `n` draws a part, by `seed`.
+    Its targets are 0 and say nothing. `n` draws a part, by `seed`. InputError if some are the task's own test images.
     """
     folder = _folder(name, data_dir)
-    if folder is None:
-        other = load_task(name, data_dir, split_seed=seed).test
-        rows = np.random.default_rng(seed).permutation(len(other))[:n]
-        found = other.take(np.sort(rows))
-        return Split(name, found.inputs, torch.zeros(len(found), dtype=torch.int64), found.ids)
+    found = _any_images(folder, name, n, seed) if folder else None
+    if found is None:
+        other = load_task(name, data_dir).test
+        part = other.take(np.sort(np.random.default_rng(seed).permutation(len(other))[:n]))
+        found = Split(name, part.inputs, torch.zeros(len(part), dtype=torch.int64), part.ids)
+    own = set(digests(task.test))
+    known = sum(digest in own for digest in digests(found))
+    if known:
+        raise InputError(f"{known} of {len(found)} images of {name} are test images of {task.name}, no strangers")
+    return found
+
+
+def usual_strangers(task: Task) -> list[str]:
+    """Embedded sets that hold none of a task's classes, the nearer first: what to try if nothing else is named."""
+    half = re.fullmatch(r"(photos(?:-grey)?)\[0:(\d+)\]", task.name)
+    if half and int(half[2]) <= 16:  # the other photographs
+        return [f"{half[1]}[{half[2]}:]", "digits"]
+    unlike = [name for name in ("photos", "digits") if not task.name.startswith(name)]
+    return [name for name in unlike if name != "digits" or not all(c.isdigit() for c in task.class_names)]
+
+
+def _any_images(folder: Path, name: str, n: int | None, seed: int) -> Split:
     paths = list_images(folder)
     if not paths:
         raise InputError(f"{folder} holds no images")
@@ -77,6 +96,10 @@ def corrupted_examples(
 ) -> tuple[Split, Iterator[tuple[str, int, Split]]]:  # fmt: skip
     """Clean images, and the corrupted ones by corruption and severity: made of `n` of the task's test images, drawn by
     `seed`, or read from a `folder` as `read_corrupted` takes it; the clean ones are then the whole test split."""
+    unknown = [name for name in names if name not in STRENGTHS]
+    if unknown or not set(severities) <= {1, 2, 3, 4, 5}:
+        what = f"unknown corruption {unknown[0]!r}{did_you_mean(unknown[0], list(STRENGTHS))}" if unknown else ""
+        raise InputError(f"{what or f'severities are {list(severities)}'}; there are {', '.join(STRENGTHS)}, at 1 to 5")
     if folder is not None:
         return task.test, read_corrupted(folder, task, names, severities, n, seed)
     clean = _part(task.test, n, seed)
@@ -114,7 +137,7 @@ def read_corrupted(
         raise InputError(f"{root} holds neither labels.npy nor folders named {', '.join(names[:3])} and so on")
     for name in (name for name in names if name in known):
         for severity in severities:
-            classes, split = read_classes(known[name] / str(severity), n, seed)
+            classes, split = read_classes(known[name] / str(severity), n, seed, in_memory=True)
             yield name, severity, _labelled(split, classes, task, f"{name} {severity}")
 
 
@@ -131,12 +154,14 @@ def _arrays_by_severity(
         if len(labels) % 5 or (labels.reshape(5, -1) != labels[: len(labels) // 5]).any():
             raise InputError(f"{root / 'labels.npy'} has {len(labels)} labels, which are not five times the same")
         one = len(labels) // 5
-        rows = _rows(labels[:one], n, seed)
+        rows = some(labels[:one], n, seed)
         for severity in severities:
             yield name, severity, _of_arrays(pixels, labels, (severity - 1) * one + rows, f"{name} {severity}", one)
 
 
 def _folder(name: str, data_dir: str | Path | None) -> Path | None:
+    if name.partition("[")[0] in (*EMBEDDED, *TORCHVISION) or name.startswith("hf:"):  # as load_task takes them
+        return None
     places = [Path(data_dir or "").expanduser() / name, Path(name).expanduser()]
     return next((place for place in places if place.is_dir()), None)
 
@@ -156,9 +181,9 @@ def _check_arrays(pixels: np.ndarray, labels: np.ndarray, task: Task, path: Path
         raise InputError(
             f"{path} must be uint8 (N, H, W, 3) with labels (N,), got {pixels.dtype} {pixels.shape} and {labels.shape}"
         )
-    top = int(labels.max())
-    if labels.min() < 0 or top != task.n_classes - 1:
-        raise InputError(f"{path} has labels from {labels.min()} to {top}; {task.name} has {task.n_classes} classes")
+    if len(labels) == 0 or labels.min() < 0 or labels.max() >= task.n_classes or labels.dtype.kind not in "iu":
+        seen = f"labels from {labels.min()} to {labels.max()}" if len(labels) else "no labels"
+        raise InputError(f"{path} has {seen}; {task.name} has {task.n_classes} classes, 0 to {task.n_classes - 1}")
 
 
 def _of_arrays(pixels: np.ndarray, labels: np.ndarray, rows: np.ndarray, name: str, modulo: int | None = None) -> Split:
@@ -168,12 +193,8 @@ def _of_arrays(pixels: np.ndarray, labels: np.ndarray, rows: np.ndarray, name: s
     return Split(name, torch.from_numpy(inputs), torch.from_numpy(targets), ids)
 
 
-def _rows(labels: np.ndarray, n: int | None, seed: int) -> np.ndarray:
-    return np.arange(len(labels)) if n is None or n >= len(labels) else stratified(np.asarray(labels), n, seed, "n")
-
-
 def _part(split: Split, n: int | None, seed: int) -> Split:
-    return split if n is None or n >= len(split) else split.take(stratified(split.targets.numpy(), n, seed, "n"))
+    return split if n is None or n >= len(split) else split.take(some(split.targets.numpy(), n, seed))
 
 
 def _labelled(split: Split, names: Sequence[str], task: Task, name: str) -> Split:

@@ -15,7 +15,6 @@ from torch import Tensor
 from ptlib.metrics import risk_coverage
 from ptlib.plots.base import LINES, PALETTE, axes, plain
 from ptlib.results import Estimate, Predictions
-from ptlib.stats import accuracy_line
 
 
 def picture_rows(rows: Mapping[str, Tensor | np.ndarray], columns: Sequence[str], ax: Axes | None = None) -> Axes:
@@ -70,7 +69,7 @@ def on_the_line(frame: Any, ax: Axes | None = None) -> Axes:
     """Accuracy out of distribution against accuracy in it, of `effective_robustness`; the line is the reference's."""
     ax = axes(ax, 5, 4.2)
     of_line = frame[frame["reference"]]
-    slope, intercept = accuracy_line(of_line["inside"].clip(1e-3, 0.999), of_line["outside"].clip(1e-3, 0.999))
+    slope, intercept = frame.attrs["line"]
     x = np.linspace(max(0.01, frame["inside"].min() - 0.03), min(0.995, frame["inside"].max() + 0.02), 100)
     ax.plot(x, ndtr(slope * ndtri(x) + intercept), color="0.6", linestyle="--", label="line of the reference models")
     ax.scatter(of_line["inside"], of_line["outside"], color="0.5", label="reference models")

@@ -5,7 +5,6 @@ from ptlib.shift.robustness import (
     ALEXNET,
     Corrupted,
     effective_robustness,
-    on_classes,
     predict_corrupted,
     predict_second,
     with_light,
@@ -16,7 +15,7 @@ from ptlib.shift.ways import WAYS, Ways, adapt_in_ways, along, of_run
 
 __all__ = [
     "ALEXNET", "WAYS", "Corrupted", "Ways", "abstaining", "adapt_in_ways", "along", "calibration", "conformal",
-    "effective_robustness", "fitted_temperature", "guessed_accuracy", "of_run", "on_classes", "outlier_scores",
+    "effective_robustness", "fitted_temperature", "guessed_accuracy", "of_run", "outlier_scores",
     "predict_corrupted", "predict_second", "probes_on_fewer", "sensitivity", "separation", "tempered",
     "with_light",
 ]  # fmt: skip

@@ -54,27 +54,38 @@ def calibration(
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def conformal(val: Predictions, said: Mapping[str, Predictions], alpha: float = 0.1, kind: m.Conformity = "lac") -> Any:
+def conformal(
+    val: Predictions, said: Mapping[str, Predictions], alpha: float = 0.1, kind: m.Conformity = "lac",
+    groups: Mapping[str, str] | None = None, resamples: int = 1000, seed: int = 0,
+) -> Any:  # fmt: skip
     """Sets of classes that hold the truth in 1 - alpha of cases, by a threshold from val: their coverage on each set.
 
     A DataFrame: `coverage` with Wilson's interval, where it was `promised` to lie for 95 of 100 thresholds and sets of
-    this size drawn from where val came from, whether it `holds`, and the mean `size` of the sets. The promise needs val
-    to be unlearned: what was chosen on it makes it a little too good.
+    this size drawn from where val came from, whether it `holds`, and the mean `size` of the sets. `groups` names a
+    column by set, where examples belong together: the interval then draws groups, and they count as the set's size. The
+    promise needs val to be unlearned: what was chosen on it makes it a little too good. Where a set has some of the
+    classes only, val is restricted to those for it.
     """
     import pandas as pd
 
-    _one_label(val)
-    rows = np.arange(len(val))
-    threshold = m.conformal_threshold(m.conformity(val.probabilities, kind)[rows, val.targets], alpha)
     found = {}
     for name, p in said.items():
-        inside = m.conformity(p.probabilities, kind) <= threshold  # (N, C)
-        held = int(inside[np.arange(len(p)), p.targets].sum())
-        low, high = stats.wilson(held, len(p))
-        promised = m.promised_coverage(len(val), len(p), alpha)
+        of_val = _alike(val, p)
+        own = m.conformity(of_val.probabilities, kind)[np.arange(len(of_val)), of_val.targets]
+        inside = m.conformity(p.probabilities, kind) <= m.conformal_threshold(own, alpha)  # (N, C)
+        held = inside[np.arange(len(p)), p.targets]
+        labels = group_labels(p, (groups or {}).get(name))
+        if labels is None:
+            n, (low, high) = len(p), stats.wilson(int(held.sum()), len(p))
+        else:
+            n = len(np.unique(labels))
+            drawn = stats.resample(np.arange(len(p)), resamples, seed, groups=labels,
+                                   of=lambda w, held=held: w @ held / w.sum(1))  # type: ignore[misc]  # fmt: skip
+            low, high = stats.percentile(np.concatenate(list(drawn)))
+        promised = m.promised_coverage(len(of_val), n, alpha)
         found[name] = {
-            "coverage": held / len(p), "low": low, "high": high, "promised from": promised[0], "to": promised[1],
-            "holds": held / len(p) >= promised[0], "size": inside.sum(1).mean(),
+            "coverage": held.mean(), "low": low, "high": high, "promised from": promised[0], "to": promised[1],
+            "holds": held.mean() >= promised[0], "size": inside.sum(1).mean(),
         }  # fmt: skip
     return pd.DataFrame.from_dict(found, orient="index")
 
@@ -114,21 +125,23 @@ def guessed_accuracy(val: Predictions, said: Mapping[str, Predictions]) -> Any:
 
     `as on val` is no change; `mean confidence` believes the model; `difference of confidences` (Guillory et al. 2021)
     and average thresholded confidence by confidence and by entropy (`ATC`; Garg et al. 2022) compare with val. Give
-    tempered predictions: all of these lean on calibration.
+    tempered predictions: all of these lean on calibration. Where a set has some of the classes only, val is restricted
+    to those for it.
     """
     import pandas as pd
 
-    right, of_val = val.predicted == val.targets, val.probabilities.max(1)
     rows = {}
     for name, p in said.items():
-        confidence = p.probabilities.max(1)
+        of_val = _alike(val, p)
+        right, confidence = of_val.predicted == of_val.targets, p.probabilities.max(1)
         rows[name] = {
             "accuracy": float((p.predicted == p.targets).mean()),
             "as on val": float(right.mean()),
             "mean confidence": float(confidence.mean()),
-            "difference of confidences": m.difference_of_confidences(of_val, right, confidence),
-            "ATC, confidence": m.thresholded_confidence(_confidence(val), right, _confidence(p)),
-            "ATC, entropy": m.thresholded_confidence(_negative_entropy(val), right, _negative_entropy(p)),
+            "difference of confidences": m.difference_of_confidences(
+                of_val.probabilities.max(1), right, confidence),
+            "ATC, confidence": m.thresholded_confidence(_confidence(of_val), right, _confidence(p)),
+            "ATC, entropy": m.thresholded_confidence(_negative_entropy(of_val), right, _negative_entropy(p)),
         }  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -137,6 +150,13 @@ def _confidence(p: Predictions) -> np.ndarray:
     """The log odds of the class it names: in the order of its probability, without ties where that rounds to 1."""
     _one_label(p)
     return np.asarray(p.log_odds.max(1))
+
+
+def _alike(val: Predictions, p: Predictions) -> Predictions:
+    """Predictions on val among the classes that `p` has."""
+    _one_label(val)
+    _one_label(p)
+    return val.among(p.class_names)
 
 
 def _negative_entropy(p: Predictions) -> np.ndarray:

@@ -49,7 +49,7 @@ class Corrupted:
     def accuracy(self, resamples: int = 2000, seed: int = 0) -> Estimate:
         """Mean accuracy over corruptions and severities; its bootstrap draws images, each with all its corruptions."""
         right = 1 - np.mean([self.wrong(name) for name in self.names], axis=0)
-        return _estimate(right.mean(), _weights(len(right), resamples, seed) @ right)
+        return _estimate(right.mean(), _resampled(right[:, None], resamples, seed)[:, 0])
 
     def corruption_error(
         self, baseline: Corrupted | Mapping[str, float], relative: bool = False, resamples: int = 2000, seed: int = 0
@@ -57,25 +57,28 @@ class Corrupted:
         """Mean corruption error: the mean over corruptions of this model's error over the baseline's; 1 is as bad.
 
         Errors are means over severities. `baseline` is another model's on the same examples, or errors by name, such as
-        `ALEXNET`, the published one's on ImageNet-C. `relative` takes the clean error off both first: what corruption
-        alone costs (a baseline given by name needs its clean error as `clean`). The interval draws images for both.
-        InputError for a corruption the baseline lacks, or under which it errs no more than it may.
+        `ALEXNET`, the published one's on ImageNet-C at all five severities. `relative` takes the clean error off both
+        first: what corruption alone costs (a baseline given by name needs its clean error as `clean`). A corruption
+        that costs the baseline nothing is left out, and the method says how many are. The interval draws images.
+        InputError for a corruption the baseline lacks, other examples, or a baseline that loses nothing anywhere.
         """
-        n = len(self.wrong(self.names[0]))
-        weights = np.concatenate([np.full((1, n), 1 / n), _weights(n, resamples, seed)])
         if isinstance(baseline, Corrupted) and (baseline.said.keys() != self.said.keys() or baseline._ids != self._ids):
             raise InputError("the baseline's corruptions, severities and examples must be the same")
-        ratios = []
-        for name in self.names:
-            ours, theirs = weights @ self.wrong(name), _errors(baseline, name, weights)
-            if relative:
-                ours, theirs = ours - _errors(self, "clean", weights), theirs - _errors(baseline, "clean", weights)
-            if not theirs[0] > 0:
-                raise InputError(f"the baseline loses nothing under {name!r}: there is nothing to divide by")
-            with np.errstate(divide="ignore", invalid="ignore"):
-                ratios.append(np.where(theirs > 0, ours / theirs, np.nan))
-        mean = np.mean(ratios, axis=0)
-        return _estimate(mean[0], mean[1:])
+        if baseline is ALEXNET and {severity for _, severity in self.said} != {1, 2, 3, 4, 5}:
+            raise InputError("AlexNet's published errors are means of severities 1 to 5; take all five")
+        n = len(self._ids)
+        each = np.stack([c for name in self.names for c in (self.wrong(name), _wrong(baseline, name, n))], 1)
+        if relative:
+            each[:, ::2] -= _wrong(self, "clean", n)[:, None]
+            each[:, 1::2] -= _wrong(baseline, "clean", n)[:, None]
+        lost = each[:, 1::2].mean(0) > 0
+        if not lost.any():
+            raise InputError("the baseline loses nothing under any corruption: there is nothing to divide by")
+        errors = np.concatenate([each.mean(0)[None], _resampled(each, resamples, seed)])
+        ours, theirs = errors[:, ::2][:, lost], errors[:, 1::2][:, lost]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = np.where(theirs > 0, ours / theirs, np.nan).mean(1)
+        return _estimate(mean[0], mean[1:], f", {(~lost).sum()} corruptions left out" if not lost.all() else "")
 
     @property
     def _ids(self) -> tuple[str, ...]:
@@ -148,25 +151,18 @@ def predict_second(
     device = str(choose_device(device))
     outside = predict(model, second, task, device, precision)
     inside = predict(model, task.test, task, device, precision) if inside is None else inside
-    present = np.unique(outside.targets)
-    if len(present) == task.n_classes:
-        return inside, outside
-    return on_classes(inside, present), on_classes(outside, present)
+    present = present_classes(second, task)
+    return inside.among(present), outside.among(present)
 
 
-def on_classes(p: Predictions, classes: Sequence[int] | np.ndarray) -> Predictions:
-    """The examples of these classes alone, told apart among these alone. InputError for fewer than two."""
-    kept = np.unique(classes)
-    if len(kept) < 2:
-        raise InputError(f"{len(kept)} class is left; telling apart needs two")
-    part = p.take(np.isin(p.targets, kept))
-    names = tuple(p.class_names[c] for c in kept)
-    return replace(part, targets=np.searchsorted(kept, part.targets), scores=part.scores[:, kept], class_names=names)
+def present_classes(split: Split, task: Task) -> list[str]:
+    """Names of the classes that a split has examples of, in the task's order."""
+    return [task.class_names[c] for c in np.unique(split.targets.numpy())]
 
 
 def with_light(p: Predictions, split: Split) -> Predictions:
     """Predictions on a split of images with a column `light`: dark, middling or bright, thirds by each image's mean."""
-    mean = np.concatenate([rows.double().mean((1, 2, 3)).numpy() for rows in split.inputs.split(1024)])
+    mean = np.concatenate([rows.float().mean((1, 2, 3)).numpy() for rows in split.inputs.split(64)])
     third = np.searchsorted(np.quantile(mean, [1 / 3, 2 / 3]), mean)
     return replace(p, columns={**p.columns, "light": tuple(np.array(["dark", "middling", "bright"])[third])})
 
@@ -177,7 +173,8 @@ def effective_robustness(
 ) -> Any:  # fmt: skip
     """How far each model's accuracy out of distribution lies off the line of the `reference` models: a DataFrame.
 
-    See `ptlib.stats.off_the_line`. InputError for fewer than three reference models: two always lie on a line.
+    See `ptlib.stats.off_the_line`; NaN where the reference models don't differ in distribution: there is no line then.
+    InputError for fewer than three reference models, as two always lie on a line, and for models asked other examples.
     """
     import pandas as pd
 
@@ -185,36 +182,43 @@ def effective_robustness(
     lacking = [name for name in reference if name not in inside]
     if lacking or len(set(reference)) < 3:
         raise InputError(f"the line needs three of {', '.join(names)}; got {', '.join(reference) or 'none'}")
+    firsts = [next(iter(said.values())) for said in (inside, outside)]
+    for said, first in zip((inside, outside), firsts, strict=True):
+        odd = next((k for k, p in said.items() if p.ids != first.ids or p.class_names != first.class_names), None)
+        if odd is not None or first.multilabel:
+            raise InputError(f"all models must be asked the same examples and classes, one label each; {odd} was not")
     hits = [np.stack([said[n].predicted == said[n].targets for n in names]) for said in (inside, outside)]
     rows = np.array([names.index(name) for name in dict.fromkeys(reference)])
-    effect, low, high = stats.off_the_line(hits[0], hits[1], rows, resamples, seed)
-    return pd.DataFrame(
-        {"inside": hits[0].mean(1), "outside": hits[1].mean(1), "effective": effect, "low": low, "high": high,
-         "reference": [name in reference for name in names]}, index=names,
+    found = stats.off_the_line(hits[0], hits[1], rows, resamples, seed, paired=firsts[0].ids == firsts[1].ids)
+    frame = pd.DataFrame(
+        {"inside": hits[0].mean(1), "outside": hits[1].mean(1), "effective": found.effective, "low": found.low,
+         "high": found.high, "reference": [name in reference for name in names]}, index=names,
     )  # fmt: skip
+    frame.attrs["line"] = (found.slope, found.intercept)
+    return frame
 
 
-def _errors(of: Corrupted | Mapping[str, float], name: str, weights: np.ndarray) -> np.ndarray:
-    """The error under a corruption, or of clean images, in each resample, (R,)."""
+def _wrong(of: Corrupted | Mapping[str, float], name: str, n: int) -> np.ndarray:
+    """The share of severities at which each of n images is wrong, or a known error for each of them, (N,)."""
     if not isinstance(of, Corrupted):
         if name not in of:
             raise InputError(f"the baseline has no error for {name!r}; it has {', '.join(of)}")
-        return np.full(len(weights), of[name])
+        return np.full(n, of[name])
     wrong = of.wrong(name)
-    if len(wrong) != weights.shape[1]:
-        raise InputError(f"there are {len(wrong)} clean images and {weights.shape[1]} corrupted ones; a relative error "
-                         "needs the same")  # fmt: skip
-    return np.asarray(weights @ wrong)
+    if len(wrong) != n:
+        raise InputError(f"there are {len(wrong)} clean images and {n} corrupted ones; a relative error needs the same")
+    return wrong
 
 
-def _weights(n: int, resamples: int, seed: int) -> np.ndarray:
-    """Weights of n images in so many resamples, (R, N), each row's sum 1."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples) / n
+def _resampled(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Means of values (N, K) over images drawn anew, (R, K)."""
+    n = len(values)
+    return np.concatenate(list(stats.resample(np.arange(n), resamples, seed, of=lambda w: w @ values / n)))
 
 
-def _estimate(value: float, drawn: np.ndarray) -> Estimate:
+def _estimate(value: float, drawn: np.ndarray, note: str = "") -> Estimate:
     low, high = stats.percentile(drawn)
-    method = f"percentile bootstrap of images, {len(drawn):,} resamples"
+    method = f"percentile bootstrap of images, {len(drawn):,} resamples{note}"
     if math.isnan(low) or low == high:
         return Estimate(float(value), math.nan, math.nan, method, reason="resamples don't tell its uncertainty")
     return Estimate(float(value), low, high, method)

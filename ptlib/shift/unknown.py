@@ -13,7 +13,7 @@ from ptlib import stats
 from ptlib.core import Split
 from ptlib.errors import InputError, did_you_mean
 from ptlib.models import Model
-from ptlib.outliers import SCORES
+from ptlib.outliers import OF_LOGITS, SCORES
 from ptlib.prediction import features
 
 Scores = dict[str, dict[str, np.ndarray]]
@@ -33,13 +33,17 @@ def outlier_scores(
                              f"{', '.join(SCORES)}")  # fmt: skip
     if not isinstance(model.head, nn.Linear):
         raise InputError(f"outlier scores need a linear head, this one is a {type(model.head).__name__}")
-    of = {k: features(model, s, device, precision).cpu().double().numpy() for k, s in {"": train, **sets}.items()}
+    of = {k: features(model, s, device, precision).cpu().double().numpy() for k, s in sets.items()}
+    if not set(names) <= set(OF_LOGITS):
+        seen = features(model, train, device, precision).cpu().double().numpy()
+    else:
+        seen = np.zeros((0, model.width))  # not asked for
     weight = model.head.weight.detach().cpu().double().numpy()
     bias = model.head.bias.detach().cpu().double().numpy() if model.head.bias is not None else np.zeros(len(weight))
     ends = np.cumsum([len(of[name]) for name in sets])[:-1]
     together = np.concatenate([of[name] for name in sets])  # one call a score: what it makes of train is made once
     y = train.targets.numpy()
-    found = {name: np.split(SCORES[name](of[""], y, together, weight, bias), ends) for name in names}
+    found = {name: np.split(SCORES[name](seen, y, together, weight, bias), ends) for name in names}
     return {name: dict(zip(sets, parts, strict=True)) for name, parts in found.items()}
 
 
@@ -58,6 +62,10 @@ def separation(scores: Scores, known: str, seed: int = 0) -> Any:
         for other, values in by_set.items():
             if other == known:
                 continue
+            if min(len(values), len(by_set[known])) < 2:
+                raise InputError(
+                    f"{other} has {len(values)} examples and {known} {len(by_set[known])}; it takes two of each"
+                )
             area, low, high = stats.delong(by_set[known], values)
             passing, least, most = stats.false_alarms(by_set[known], values, seed=seed)
             if least == most:

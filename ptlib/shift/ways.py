@@ -14,8 +14,11 @@ from ptlib.errors import InputError, did_you_mean
 from ptlib.models import Model, build_model, load_checkpoint
 from ptlib.prediction import predict
 from ptlib.runs import reopen
+from ptlib.runtime import choose_device, place
+from ptlib.shift.robustness import present_classes
 from ptlib.similarity import averaged
-from ptlib.stages import recipe
+from ptlib.stages import Stage, recipe
+from ptlib.step import measure_statistics
 from ptlib.train import finetune
 
 WAYS = ("probe", "full", "lp-ft", "wise-ft", "soup")
@@ -23,11 +26,17 @@ WAYS = ("probe", "full", "lp-ft", "wise-ft", "soup")
 
 @dataclass(frozen=True)
 class Ways:
-    """Models by the way they were adapted, and the runs of LP-FT, one for each seed, that a soup is made of."""
+    """Models by the way they were adapted; the `probe` they can be compared with, asked for or not, where there is one;
+    and the `runs` of LP-FT, one for each seed, that a soup is made of, or the one run there is.
+
+    `measured` says that BatchNorm learned new statistics on the way, so that a mean of weights needs its own.
+    """
 
     models: dict[str, Model]
+    probe: Model | None
     runs: list[Model]
     selected_on: str
+    measured: bool = False
 
 
 def adapt_in_ways(
@@ -39,7 +48,7 @@ def adapt_in_ways(
 
     - `probe`: the head alone, fitted to convergence.
     - `full`: everything at once from a random head.
-    - `lp-ft`: the probe, then everything (Kumar et al. 2022, arXiv 2202.10054).
+    - `lp-ft`: the probe, then everything (Kumar et al. 2022, arXiv 2202.10054), never worse on val than the probe.
     - `wise-ft`: the mean of the probe's weights and LP-FT's, `alpha` of the latter (Wortsman et al. 2022, arXiv
       2109.01903). Their alpha of 0.5 chooses nothing.
     - `soup`: the mean of the weights of `soup` runs of LP-FT from one probe (Wortsman et al. 2022, arXiv 2203.05482).
@@ -51,56 +60,77 @@ def adapt_in_ways(
             raise InputError(f"unknown way {way!r}{did_you_mean(way, WAYS) or ';'} there are {', '.join(WAYS)}")
     options: dict[str, Any] = {"device": device, "precision": precision, "log": log}
     probe = build_model(start, task, image_size, seed)
-    finetune(probe, task, recipe("probe"), seed=seed, **options)
-    models, runs, selected = {"probe": probe}, [], "nothing was selected"
+    selected = finetune(probe, task, recipe("probe"), seed=seed, **options).selected_on
+    models, runs = {"probe": probe}, []
     if "full" in ways:
         models["full"] = build_model(start, task, image_size, seed)
-        history = finetune(models["full"], task, recipe("full", epochs, **how), seed=seed, **options)
-        selected = history.selected_on
+        selected = finetune(models["full"], task, recipe("full", epochs, **how), seed=seed, **options).selected_on
+    # Without an epoch a stage only scores what it begins with: the probe is among the weights to choose from.
+    stages = [Stage("probe", epochs=0), *recipe("lp-ft", epochs, **how)[1:]]
     for k in range(soup if "soup" in ways else 1 if {"lp-ft", "wise-ft"} & set(ways) else 0):
         run = copy.deepcopy(probe)
-        selected = finetune(run, task, recipe("lp-ft", epochs, **how)[1:], seed=seed + k, **options).selected_on
+        selected = finetune(run, task, stages, seed=seed + k, **options).selected_on
         runs.append(run)
     made: dict[str, Callable[[], Model]] = {
         "lp-ft": lambda: runs[0], "wise-ft": lambda: averaged((probe, runs[0]), (1 - alpha, alpha)),
         "soup": lambda: averaged(runs),
     }  # fmt: skip
     models |= {way: made[way]() for way in ways if way in made}
-    return Ways({way: models[way] for way in ways}, runs, selected)
+    return Ways({way: models[way] for way in ways}, probe, runs, selected)
 
 
 def of_run(
     path: str, *, alpha: float = 0.5, device: str = "auto", precision: str = "auto",
     log: Callable[[str], None] = print,
 ) -> tuple[Task, Ways]:  # fmt: skip
-    """A saved run's data, and its model as the way `run`; beside it a `probe` of the checkpoint it began from, and
-    `wise-ft`, the mean of the two, where that checkpoint is to be had and has the same layers."""
+    """A saved run's data, and its model as the way `run`; beside it a `probe` of the checkpoint it started from, where
+    that is to be had, and `wise-ft`, the mean of the two."""
     model, task, record = reopen(path)
     asked, selected = record["parameters"], record.get("selected_on", "not recorded")
-    models = {"run": model}
+    relearned = any(stage.get("batchnorm") == "train" for stage in record.get("stages", []))
+    models: dict[str, Model] = {"run": model}
     try:
         start = load_checkpoint(asked["checkpoint"], asked.get("architecture"))
         probe = build_model(start, task, record["preprocessing"]["size"], asked.get("seed", 0))
-        finetune(probe, task, recipe("probe"), seed=asked.get("seed", 0), device=device, precision=precision, log=log)
-        models = {"probe": probe, "run": model, "wise-ft": averaged((probe, model), (1 - alpha, alpha))}
     except (InputError, KeyError) as e:
-        log(f"the run stands alone, without a probe of what it began from: {e}")
-    return task, Ways(models, [model], selected)
+        log(f"the run stands alone, without a probe of what it started from: {e}")
+        return task, Ways(models, None, [model], selected)
+    finetune(probe, task, recipe("probe"), seed=asked.get("seed", 0), device=device, precision=precision, log=log)
+    models = {"probe": probe, **models}
+    try:
+        models["wise-ft"] = between_weights(probe, model, alpha, task if relearned else None, device)
+    except InputError as e:
+        log(f"no WiSE-FT: {e}")
+    return task, Ways(models, probe, [model], selected, relearned)
+
+
+def between_weights(start: Model, tuned: Model, alpha: float, task: Task | None = None, device: str = "auto") -> Model:
+    """The network of weights (1 - alpha) start + alpha tuned; with a task, BatchNorm's statistics measured on it."""
+    model, where = averaged((start, tuned), (1 - alpha, alpha)), choose_device(device)
+    if task is not None:
+        place(model, where)
+        measure_statistics(model, [name for name, _ in model.named_parameters()], task.train.inputs, where)
+    return model
 
 
 def along(
     start: Model, tuned: Model, task: Task, sets: Mapping[str, Split],
-    alphas: Sequence[float] = (0, 0.25, 0.5, 0.75, 1), device: str = "auto", precision: str = "auto",
+    alphas: Sequence[float] = (0, 0.25, 0.5, 0.75, 1), *, measured: bool = False, device: str = "auto",
+    precision: str = "auto",
 ) -> Any:  # fmt: skip
     """Accuracy on each set at (1 - alpha) start + alpha tuned, as a DataFrame: a row for each alpha.
 
-    The sets have the task's classes. Nothing is to be chosen from it but on val.
+    A set with some of the task's classes is told apart among those. `measured` gives each network BatchNorm statistics
+    of its own, as `Ways` says when. Nothing is to be chosen from it but on val.
     """
     import pandas as pd
 
     rows = []
     for alpha in alphas:
-        model = averaged((start, tuned), (1 - alpha, alpha))
-        said = {name: predict(model, split, task, device, precision) for name, split in sets.items()}
-        rows.append({"alpha": alpha, **{k: float(np.mean(p.predicted == p.targets)) for k, p in said.items()}})
+        model = between_weights(start, tuned, alpha, task if measured else None, device)
+        row = {"alpha": float(alpha)}
+        for name, split in sets.items():
+            p = predict(model, split, task, device, precision).among(present_classes(split, task))
+            row[name] = float(np.mean(p.predicted == p.targets))
+        rows.append(row)
     return pd.DataFrame(rows).set_index("alpha")

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 
 from ptlib.errors import InputError
+from ptlib.stats.intervals import resample
 
 
 def reaches(x: np.ndarray, curve: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -87,7 +88,7 @@ def bias_variance(probabilities: np.ndarray, targets: np.ndarray) -> tuple[float
 def accuracy_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Slope and intercept of the line through accuracies of several models in (x) and out of distribution (y), (K,).
 
-    By least squares on the probit scale, where such lines are straight (Taori et al. 2020, Miller et al. 2021).
+    By least squares on the probit scale, where such lines are straight (Miller et al. 2021, arXiv 2107.04649).
     InputError unless two accuracies differ in distribution.
     """
     a, b = (ndtri(np.asarray(v, dtype=np.float64)) for v in (x, y))
@@ -100,33 +101,50 @@ def accuracy_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return slope, float(b.mean() - slope * a.mean())
 
 
-def off_the_line(
-    inside: np.ndarray, outside: np.ndarray, reference: np.ndarray, resamples: int = 2000, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Effective robustness of each of M models: its accuracy out of distribution less what the line of the `reference`
-    models gives at its accuracy in distribution (Taori et al. 2020); with the ends of its interval, (M,) each.
+class OffTheLine(NamedTuple):
+    """Effective robustness of M models, with the ends of its interval, (M,) each; the line's slope and intercept."""
 
-    `inside` (M, N) and `outside` (M, N') are 1 where a model is right; `reference` names rows. The interval is the
-    percentile bootstrap of the examples of both sets, the line fitted anew each time; the models are taken as given.
+    effective: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    slope: float
+    intercept: float
+
+
+def off_the_line(
+    inside: np.ndarray, outside: np.ndarray, reference: np.ndarray, resamples: int = 2000, seed: int = 0,
+    paired: bool = False,
+) -> OffTheLine:  # fmt: skip
+    """Effective robustness of each of M models: its accuracy out of distribution less what the line of the `reference`
+    models (see `accuracy_line`) gives at its accuracy in distribution (Taori et al. 2020).
+
+    `inside` (M, N) and `outside` (M, N') are 1 where a model is right; `reference` names rows. The interval is that of
+    2.5 to 97.5 % of resamples: of the examples of both sets (the same examples where they are `paired`), with the line
+    fitted anew and, since models of one kind scatter about it, one of the reference models' own residuals, enlarged for
+    the two parameters of the line. The models are taken as given. NaN where the reference models don't differ in
+    distribution.
     """
     inside, outside = np.asarray(inside, dtype=np.float64), np.asarray(outside, dtype=np.float64)
-    rng = np.random.default_rng(seed)
+    rng, k = np.random.default_rng(seed), len(reference)
 
-    def shares(hits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def shares(hits: np.ndarray, stream: int) -> np.ndarray:
+        """Accuracies, the measured ones first and then of each resample, (1 + R, M), off 0 and 1 by half an example."""
         n = hits.shape[1]
-        return np.asarray(np.clip(weights @ hits.T / n, 0.5 / n, 1 - 0.5 / n))  # probit of 0 and 1 is infinite
+        drawn = resample(np.arange(n), resamples, stream, of=lambda w: w @ hits.T / n)
+        return np.asarray(np.clip(np.concatenate([hits.mean(1)[None], *drawn]), 0.5 / n, 1 - 0.5 / n))
 
-    def residual(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        x, y = ndtri(a), ndtri(b)
-        dx, dy = (v[:, reference] - v[:, reference].mean(1, keepdims=True) for v in (x, y))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            slope = (dx * dy).sum(1, keepdims=True) / (dx**2).sum(1, keepdims=True)
-        intercept = (y[:, reference] - slope * x[:, reference]).mean(1, keepdims=True)
-        return np.asarray(b - ndtr(slope * x + intercept))
-
-    ones = [np.ones((1, hits.shape[1])) for hits in (inside, outside)]
-    accuracy_line(*(shares(h, w)[0][reference] for h, w in zip((inside, outside), ones, strict=True)))
-    drawn = [rng.multinomial(h.shape[1], np.full(h.shape[1], 1 / h.shape[1]), resamples) for h in (inside, outside)]
-    found = residual(shares(inside, drawn[0]), shares(outside, drawn[1]))
-    low, high = np.nanquantile(found, [0.025, 0.975], axis=0)
-    return residual(shares(inside, ones[0]), shares(outside, ones[1]))[0], low, high
+    a, b = shares(inside, seed), shares(outside, seed if paired else seed + 1)
+    x, y = ndtri(a), ndtri(b)
+    dx, dy = (v[:, reference] - v[:, reference].mean(1, keepdims=True) for v in (x, y))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        slope = (dx * dy).sum(1, keepdims=True) / (dx**2).sum(1, keepdims=True)
+    intercept = (y[:, reference] - slope * x[:, reference]).mean(1, keepdims=True)
+    scatter = (dy - slope * dx) * np.sqrt(k / max(k - 2, 1))
+    noise = np.take_along_axis(scatter, rng.integers(0, k, (len(x), x.shape[1])), 1)
+    noise[0] = 0  # the measured ones
+    found = b - ndtr(slope * x + intercept + noise)
+    with np.errstate(invalid="ignore"):
+        low, high = np.quantile(found[1:], [0.025, 0.975], axis=0)
+    if np.isnan(found[1:]).mean() < 0.05:
+        low, high = np.nanquantile(found[1:], [0.025, 0.975], axis=0)
+    return OffTheLine(found[0], low, high, float(slope[0, 0]), float(intercept[0, 0]))
