@@ -98,8 +98,10 @@ def corrupted_examples(
     `seed`, or read from a `folder` as `read_corrupted` takes it; the clean ones are then the whole test split."""
     unknown = [name for name in names if name not in STRENGTHS]
     if unknown or not set(severities) <= {1, 2, 3, 4, 5}:
-        what = f"unknown corruption {unknown[0]!r}{did_you_mean(unknown[0], list(STRENGTHS))}" if unknown else ""
-        raise InputError(f"{what or f'severities are {list(severities)}'}; there are {', '.join(STRENGTHS)}, at 1 to 5")
+        what = f"severities are {list(severities)};"
+        if unknown:
+            what = f"unknown corruption {unknown[0]!r}{did_you_mean(unknown[0], list(STRENGTHS)) or ';'}"
+        raise InputError(f"{what} there are {', '.join(STRENGTHS)}, at severities 1 to 5")
     if folder is not None:
         return task.test, read_corrupted(folder, task, names, severities, n, seed)
     clean = _part(task.test, n, seed)

@@ -84,7 +84,7 @@ def of_run(
     log: Callable[[str], None] = print,
 ) -> tuple[Task, Ways]:  # fmt: skip
     """A saved run's data, and its model as the way `run`; beside it a `probe` of the checkpoint it started from, where
-    that is to be had, and `wise-ft`, the mean of the two."""
+    that is to be had, and `wise-ft`, the mean of the two; `log` is told what is not to be had, and why."""
     model, task, record = reopen(path)
     asked, selected = record["parameters"], record.get("selected_on", "not recorded")
     relearned = any(stage.get("batchnorm") == "train" for stage in record.get("stages", []))
@@ -95,7 +95,8 @@ def of_run(
     except (InputError, KeyError) as e:
         log(f"the run stands alone, without a probe of what it started from: {e}")
         return task, Ways(models, None, [model], selected)
-    finetune(probe, task, recipe("probe"), seed=asked.get("seed", 0), device=device, precision=precision, log=log)
+    how: dict[str, Any] = {"seed": asked.get("seed", 0), "device": device, "precision": precision}
+    finetune(probe, task, recipe("probe"), log=lambda line: None, **how)
     models = {"probe": probe, **models}
     try:
         models["wise-ft"] = between_weights(probe, model, alpha, task if relearned else None, device)
