@@ -75,7 +75,7 @@ def _last_map(model: Model, x: Tensor) -> nn.Module:
 
 
 def shuffled_weights(model: Model, part: Literal["all", "head"] = "all", seed: int = 0) -> Model:
-    """A copy whose weights, or the head's, are shuffled within each tensor: equal sizes, nothing that was learned."""
+    """A copy whose weights, or the head's, are shuffled within each tensor; BatchNorm's statistics stay."""
     shuffled = copy.deepcopy(model)
     with torch.no_grad():
         for name, parameter in shuffled.named_parameters():
@@ -85,7 +85,7 @@ def shuffled_weights(model: Model, part: Literal["all", "head"] = "all", seed: i
     return shuffled
 
 
-def likeness(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
+def rank_correlation(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation between the maps of each image, (N,).
 
     Maps that stay alike when weights are shuffled show the image, not the model (Adebayo et al. 2018). NaN for a map

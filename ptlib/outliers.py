@@ -17,18 +17,18 @@ from ptlib.errors import InputError
 
 
 def max_softmax(logits: np.ndarray) -> np.ndarray:
-    """Less the highest probability's logarithm (Hendrycks and Gimpel 2017): in the order of 1 less the probability,
+    """Minus the highest probability's logarithm (Hendrycks and Gimpel 2017): in the order of 1 less the probability,
     and distinct where that rounds to 0."""
     return np.asarray(-log_softmax(_two(logits), axis=1).max(1))
 
 
 def max_logit(logits: np.ndarray) -> np.ndarray:
-    """Less the highest logit (Hendrycks et al. 2022)."""
+    """Minus the highest logit (Hendrycks et al. 2022)."""
     return np.asarray(-_two(logits).max(1))
 
 
 def energy(logits: np.ndarray) -> np.ndarray:
-    """Less the logarithm of the sum of the exponentials of the logits (Liu et al. 2020)."""
+    """Minus the logarithm of the sum of the exponentials of the logits (Liu et al. 2020)."""
     return np.asarray(-logsumexp(_two(logits), axis=1))
 
 
@@ -53,7 +53,7 @@ def mahalanobis(train: np.ndarray, targets: np.ndarray, features: np.ndarray) ->
     return np.asarray(np.maximum(squares, 0).min(1))
 
 
-def nearest(train: np.ndarray, features: np.ndarray, k: int | None = None) -> np.ndarray:
+def knn(train: np.ndarray, features: np.ndarray, k: int | None = None) -> np.ndarray:
     """Distance to the k-th nearest training example, features scaled to length 1 (Sun et al. 2022).
 
     k None stands for 50, or a tenth of the training examples if that is less.
@@ -111,10 +111,15 @@ SCORES: dict[str, Score] = {
     "maximum logit": lambda train, y, x, w, b: max_logit(x @ w.T + b),
     "energy": lambda train, y, x, w, b: energy(x @ w.T + b),
     "Mahalanobis": lambda train, y, x, w, b: mahalanobis(train, y, x),
-    "k nearest": lambda train, y, x, w, b: nearest(train, x),
+    "k nearest": lambda train, y, x, w, b: knn(train, x, _within_a_class(y)),
     "ViM": lambda train, y, x, w, b: vim(train, x, w, b),
     "ReAct": lambda train, y, x, w, b: react(train, x, w, b),
 }
+
+
+def _within_a_class(targets: np.ndarray) -> int:
+    """Half of the smallest class, 50 at most: a k-th neighbour further out is one of another class."""
+    return max(1, min(50, int(np.unique(targets, return_counts=True)[1].min()) // 2))
 
 
 def _two(x: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ def test_scores_are_those_of_pytorch_ood() -> None:
         "MaxSoftmax": -np.exp(-o.max_softmax(logits)),
         "MaxLogit": o.max_logit(logits),
         "EnergyBased": o.energy(logits),
-        "KNN, k=5": o.nearest(a["train"], a["x"], 5),
+        "KNN, k=5": o.knn(a["train"], a["x"], 5),
         "ViM, d=3": o.vim(a["train"], a["x"], a["weight"], a["bias"], 3),
         # Theirs takes the sum of squares for the covariance, and half of the distance.
         "Mahalanobis": o.mahalanobis(a["train"], a["y"], a["x"]) / 800,
@@ -65,7 +65,7 @@ def test_scores_agree_with_direct_computations() -> None:
     assert o.mahalanobis(a["train"], a["y"], a["x"]) == pytest.approx(np.min(each, axis=0), rel=1e-4)
     unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (a["train"], a["x"])]
     distances = NearestNeighbors(n_neighbors=40).fit(unit[0]).kneighbors(unit[1])[0]
-    assert o.nearest(a["train"], a["x"]) == pytest.approx(distances[:, -1], abs=1e-9)  # a tenth of 400
+    assert o.knn(a["train"], a["x"]) == pytest.approx(distances[:, -1], abs=1e-9)  # a tenth of 400
     cut = np.minimum(a["x"], np.percentile(a["train"], 90)) @ a["weight"].T + a["bias"]
     assert o.react(a["train"], a["x"], a["weight"], a["bias"]) == pytest.approx(-np.log(np.exp(cut).sum(1)))
     whole = o.react(a["train"], a["x"], a["weight"], a["bias"], 100)
@@ -81,7 +81,7 @@ def test_fewer_examples_than_features() -> None:
     assert (o.mahalanobis(train, y, beyond) > inside.max()).all()
     weight = rng.normal(size=(3, 40))
     assert np.isfinite(o.vim(train, beyond, weight, np.zeros(3))).all()
-    assert np.isfinite(o.nearest(train, beyond)).all()
+    assert np.isfinite(o.knn(train, beyond)).all()
     # A class without training examples has no mean, and is left out.
     assert np.isfinite(o.mahalanobis(train, np.where(y == 1, 5, y), beyond)).all()
 
@@ -93,7 +93,7 @@ def test_bad_input_gets_one_sentence() -> None:
     with pytest.raises(InputError, match="not empty"):
         o.max_logit(np.zeros((0, 3)))
     with pytest.raises(InputError, match="take 1 to that many"):
-        o.nearest(a["train"], a["x"], 401)
+        o.knn(a["train"], a["x"], 401)
     with pytest.raises(InputError, match="takes 1 to 5"):
         o.vim(a["train"], a["x"], a["weight"], a["bias"], 6)
     with pytest.raises(InputError, match="at most 100"):

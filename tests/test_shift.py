@@ -16,7 +16,7 @@ from scipy.special import ndtr
 
 from ptlib import metrics as m
 from ptlib import runs, shift, stats
-from ptlib.attribution import attribution, likeness, shuffled_weights
+from ptlib.attribution import attribution, rank_correlation, shuffled_weights
 from ptlib.core import Checkpoint, Split, Task
 from ptlib.corruptions import VIEWS, corrupt
 from ptlib.data import load_task
@@ -27,7 +27,7 @@ from ptlib.data.second import (
     load_unknown,
     make_corrupted,
     read_corrupted,
-    usual_strangers,
+    usual_unknown,
 )
 from ptlib.diagnosis import without_duplicates, worst_slice
 from ptlib.errors import InputError
@@ -113,7 +113,7 @@ def test_risk_and_conformity_refuse_nonsense() -> None:
     with pytest.raises(ValueError, match="alpha is 1"):
         m.conformal_threshold(np.array([0.1]), 1)
     with pytest.raises(ValueError, match="lac or aps"):
-        m.conformity(np.array([[0.5, 0.5]]), "raps")  # type: ignore[arg-type]
+        m.nonconformity(np.array([[0.5, 0.5]]), "raps")  # type: ignore[arg-type]
 
 
 def test_conformal_threshold_by_hand() -> None:
@@ -121,12 +121,12 @@ def test_conformal_threshold_by_hand() -> None:
     assert m.conformal_threshold(scores, 0.1) == 0.9
     assert m.conformal_threshold(scores, 0.2) == 0.8
     assert m.conformal_threshold(scores, 0.05) == np.inf
-    assert m.conformity(np.array([[0.5, 0.2, 0.3]]), "aps")[0] == pytest.approx([0.5, 1.0, 0.8])
+    assert m.nonconformity(np.array([[0.5, 0.2, 0.3]]), "aps")[0] == pytest.approx([0.5, 1.0, 0.8])
     assert m.promised_coverage(9, 50, 0.05) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("kind", ["lac", "aps"])
-def test_conformal_sets_hold_what_they_promise(kind: m.Conformity) -> None:
+def test_conformal_sets_hold_what_they_promise(kind: m.Nonconformity) -> None:
     held = inside = 0
     for seed in range(150):
         p = said(260, seed=seed)
@@ -159,13 +159,15 @@ def test_tempering_changes_confidence_alone() -> None:
 
 def test_abstaining_is_said_with_its_bounds() -> None:
     p = said(300)
-    row = shift.abstaining({"all": p}, resamples=300).loc["all"]
+    row = shift.selective_prediction({"all": p}, resamples=300).loc["all"]
     assert row["best order"] <= row["aurc"].value <= row["no order"]
     assert row["aurc"].low < row["aurc"].value < row["aurc"].high
     perfect = Predictions.of([0, 1, 0], np.eye(2)[[0, 1, 0]] * 9)
-    assert shift.abstaining({"all": perfect}, resamples=100).loc["all", "aurc"].reason
+    assert shift.selective_prediction({"all": perfect}, resamples=100).loc["all", "aurc"].reason
     grouped = replace(p, columns={"pair": tuple(str(i // 2) for i in range(300))})
-    assert shift.abstaining({"all": grouped}, groups={"all": "pair"}).loc["all", "aurc"].low != row["aurc"].low
+    assert (
+        shift.selective_prediction({"all": grouped}, groups={"all": "pair"}).loc["all", "aurc"].low != row["aurc"].low
+    )
 
 
 def test_val_is_restricted_to_a_sets_classes() -> None:
@@ -173,7 +175,7 @@ def test_val_is_restricted_to_a_sets_classes() -> None:
     val, other = said(6000, 8), said(6000, 8, seed=1).among(["a", "b", "c"])
     row = shift.conformal(val, {"few": other}, 0.1).loc["few"]
     assert row["coverage"] == pytest.approx(0.9, abs=0.02)
-    guess = shift.guessed_accuracy(val, {"few": other}).loc["few"]
+    guess = shift.estimated_accuracy(val, {"few": other}).loc["few"]
     for name in ("as on val", "difference of confidences", "ATC, confidence", "ATC, entropy"):
         assert guess[name] == pytest.approx(guess["accuracy"], abs=0.03), name
 
@@ -199,7 +201,7 @@ def test_guesses_by_hand_and_where_nothing_changed() -> None:
     assert m.thresholded_confidence(scores, np.zeros(5), scores) == 0
     assert m.difference_of_confidences(scores, right, scores - 0.1) == pytest.approx(0.5)
     p = said(3000)
-    frame = shift.guessed_accuracy(p, {"same": p, "other": said(3000, seed=1)})
+    frame = shift.estimated_accuracy(p, {"same": p, "other": said(3000, seed=1)})
     for name in ("difference of confidences", "ATC, confidence", "ATC, entropy"):
         assert frame.loc["same", name] == pytest.approx(frame.loc["same", "accuracy"], abs=1e-9)
         assert frame.loc["other", name] == pytest.approx(frame.loc["other", "accuracy"], abs=0.04)
@@ -225,20 +227,20 @@ def test_corruption_errors_by_hand(tiny: Checkpoint, task: Task) -> None:
         for way, model in (("a", a), ("b", b)) for name in ("gaussian_noise", "fog")
     }  # fmt: skip
     mean = np.mean([wrong["a", name] / wrong["b", name] for name in ("gaussian_noise", "fog")])
-    error = found["a"].corruption_error(found["b"])
+    error = found["a"].mean_corruption_error(found["b"])
     assert error.value == pytest.approx(mean)
     assert error.low < error.value < error.high
     assert found["a"].accuracy().value == pytest.approx(1 - np.mean([wrong["a", n] for n in ("gaussian_noise", "fog")]))
-    same = found["b"].corruption_error(found["b"])
+    same = found["b"].mean_corruption_error(found["b"])
     assert same.value == 1
     assert same.reason
-    by_name = found["a"].corruption_error({"gaussian_noise": 0.5, "fog": 0.25})
+    by_name = found["a"].mean_corruption_error({"gaussian_noise": 0.5, "fog": 0.25})
     assert by_name.value == pytest.approx((wrong["a", "gaussian_noise"] / 0.5 + wrong["a", "fog"] / 0.25) / 2)
     with pytest.raises(InputError, match="no error for 'fog'"):
-        found["a"].corruption_error({"gaussian_noise": 0.5})
+        found["a"].mean_corruption_error({"gaussian_noise": 0.5})
     with pytest.raises(InputError, match="no error for 'clean'"):
-        found["a"].corruption_error({"gaussian_noise": 0.5, "fog": 0.25}, relative=True)
-    part = found["a"].corruption_error({"gaussian_noise": 0.5, "fog": 0.0})
+        found["a"].mean_corruption_error({"gaussian_noise": 0.5, "fog": 0.25}, relative=True)
+    part = found["a"].mean_corruption_error({"gaussian_noise": 0.5, "fog": 0.0})
     assert part.value == pytest.approx(wrong["a", "gaussian_noise"] / 0.5)
     assert part.method.endswith("1 corruptions left out")
     table = found["a"].table()
@@ -263,18 +265,18 @@ def test_relative_errors_take_the_clean_error_off(tiny: Checkpoint, task: Task) 
     found = shift.predict_corrupted({"a": a, "b": b}, task, clean, examples, "cpu", "fp32")
     costs = {way: c.wrong("contrast").mean() - c.wrong("clean").mean() for way, c in found.items()}
     base = {"contrast": 0.9, "clean": 0.4}
-    assert found["a"].corruption_error(base, relative=True).value == pytest.approx(costs["a"] / 0.5)
+    assert found["a"].mean_corruption_error(base, relative=True).value == pytest.approx(costs["a"] / 0.5)
     few, part = corrupted_examples(task, ("contrast",), (5,), 12, device="cpu")
     assert len(few) == 12
     other = shift.predict_corrupted({"a": a}, task, task.test, part, "cpu", "fp32")["a"]
     with pytest.raises(InputError, match="needs the same"):
-        other.corruption_error(base, relative=True)
+        other.mean_corruption_error(base, relative=True)
     with pytest.raises(InputError, match="must be the same"):
-        other.corruption_error(found["a"])
+        other.mean_corruption_error(found["a"])
     with pytest.raises(InputError, match="take all five"):
-        found["a"].corruption_error(shift.ALEXNET)
+        found["a"].mean_corruption_error(shift.ALEXNET)
     with pytest.raises(InputError, match="nothing to divide by"):
-        found["a"].corruption_error({"contrast": 0.0})
+        found["a"].mean_corruption_error({"contrast": 0.0})
     with pytest.raises(InputError, match=r"unknown corruption 'fogg'; did you mean 'fog'"):
         corrupted_examples(task, ("fogg",))
     with pytest.raises(InputError, match=r"severities are \[0\]"):
@@ -410,10 +412,10 @@ def test_strangers_from_folders_and_sets(tmp_path: Path, task: Task) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="30 of 30 images of .* are test images of colours"):
         load_unknown(str(tmp_path / "deep"), make_task())
-    assert usual_strangers(task) == ["photos", "digits"]
-    assert usual_strangers(replace(task, name="photos[0:9]")) == ["photos[9:]", "digits"]
-    assert usual_strangers(replace(task, name="photos-grey[0:17]")) == usual_strangers(replace(task, name="photos"))
-    assert usual_strangers(replace(task, name="digits")) == ["photos"]
+    assert usual_unknown(task) == ["photos", "digits"]
+    assert usual_unknown(replace(task, name="photos[0:9]")) == ["photos[9:]", "digits"]
+    assert usual_unknown(replace(task, name="photos-grey[0:17]")) == usual_unknown(replace(task, name="photos"))
+    assert usual_unknown(replace(task, name="digits")) == ["photos"]
     with pytest.raises(InputError, match="holds no images"):
         load_unknown(str(tmp_path / "none"), task)
     (tmp_path / "none" / "x.png").write_text("no image")
@@ -521,7 +523,7 @@ def test_light_falls_into_thirds(task: Task) -> None:
     light = np.array(shift.with_light(p, task.test).columns["light"])
     mean = task.test.inputs.double().mean((1, 2, 3)).numpy()
     assert mean[light == "dark"].max() < mean[light == "bright"].min()
-    assert set(light) == {"dark", "middling", "bright"}
+    assert set(light) == {"dark", "medium", "bright"}
 
 
 # Weights, ways, sensitivity
@@ -558,7 +560,7 @@ def test_ways_are_what_they_are_called(tiny: Checkpoint, task: Task) -> None:
     assert all(torch.equal(v, soup[k]) for k, v in found.models["soup"].state_dict().items())
     again = shift.adapt_in_ways(tiny, task, ["lp-ft"], **how)  # type: ignore[arg-type]
     assert all(torch.equal(v, tuned_one.state_dict()[k]) for k, v in again.models["lp-ft"].state_dict().items())
-    path = shift.along(probe, tuned_one, task, {"test": task.test}, (0, 1), device="cpu", precision="fp32")
+    path = shift.weight_path(probe, tuned_one, task, {"test": task.test}, (0, 1), device="cpu", precision="fp32")
     own = predict(tuned_one, task.test, task, "cpu", "fp32")
     assert path.loc[1, "test"] == pytest.approx(float((own.predicted == own.targets).mean()))
     with pytest.raises(InputError, match="unknown way 'wise'; did you mean 'wise-ft'"):
@@ -643,8 +645,8 @@ def test_shuffled_weights_keep_sizes_and_lose_the_rest(tiny: Checkpoint, task: T
     assert all(torch.equal(v, own[k]) for k, v in head_only.backbone.state_dict().items())
     assert not torch.equal(head_only.head.weight, model.head.weight)  # type: ignore[arg-type]
     maps = np.random.default_rng(0).random((3, 4, 4))
-    assert likeness(maps, maps) == pytest.approx(np.ones(3))
-    assert np.isnan(likeness(np.zeros((1, 2, 2)), maps[:1, :2, :2]))[0]
+    assert rank_correlation(maps, maps) == pytest.approx(np.ones(3))
+    assert np.isnan(rank_correlation(np.zeros((1, 2, 2)), maps[:1, :2, :2]))[0]
 
 
 # A run, opened again

@@ -33,8 +33,8 @@ _FUNCTIONS: dict[str, Corruption] = {
 
 
 def corrupt(images: Tensor, name: str, severity: int = 3, seed: int = 0, device: str = "auto") -> Tensor:
-    """Images, uint8 (N, H, W, 3), under one corruption at severity 1 to 5, on the CPU; or one of VIEWS, which have no
-    severity.
+    """Images, uint8 (N, H, W, 3), under one corruption at severity 1 to 5, or seen as one of VIEWS, which have no
+    severity; made on `device`, given back on the CPU.
 
     Parameters are the published ones for images of the nearest side among 32, 64 and 224. Draws depend on the seed, the
     corruption and an image's place, not on the severity: what differs between severities is the strength alone.

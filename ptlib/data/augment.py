@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from ptlib.corruptions.filters import luminance, mirrored
 from ptlib.runtime import to_device
 
 
@@ -63,16 +64,11 @@ def crop(x: Tensor, generator: Generator, share: float = 0.125) -> Tensor:
     n, _, height, width = x.shape
     pad = max(1, round(share * min(height, width)))
     dy, dx = to_device(torch.randint(-pad, pad + 1, (2, n), generator=generator), x.device)
-    rows = _mirror(torch.arange(height, device=x.device) + dy[:, None], height)  # (B, H)
-    columns = _mirror(torch.arange(width, device=x.device) + dx[:, None], width)  # (B, W)
+    rows = mirrored(torch.arange(height, device=x.device) + dy[:, None], height, False)  # (B, H)
+    columns = mirrored(torch.arange(width, device=x.device) + dx[:, None], width, False)  # (B, W)
     image = torch.arange(n, device=x.device)[:, None, None]
     # Indexing the channels-last view moves whole pixels.
     return x.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def _mirror(index: Tensor, size: int) -> Tensor:
-    index = index.abs()
-    return torch.where(index >= size, 2 * (size - 1) - index, index).clamp_(0, size - 1)
 
 
 def resized_crop(x: Tensor, generator: Generator, low: float = 0.35) -> Tensor:
@@ -146,11 +142,11 @@ def _brightness(x: Tensor, a: Tensor) -> Tensor:
 
 
 def _contrast(x: Tensor, a: Tensor) -> Tensor:
-    return _blend(_grey(x).mean((1, 2, 3), keepdim=True), x, a)
+    return _blend(luminance(x).mean((1, 2, 3), keepdim=True), x, a)
 
 
 def _saturation(x: Tensor, a: Tensor) -> Tensor:
-    return _blend(_grey(x), x, a)
+    return _blend(luminance(x), x, a)
 
 
 def _sharpness(x: Tensor, a: Tensor) -> Tensor:
@@ -205,10 +201,6 @@ OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
     _identity, _brightness, _contrast, _saturation, _sharpness, _posterize, _solarize, _autocontrast, _equalize,
     _rotate, _affine(0, 1, 0.5), _affine(1, 0, 0.5), _affine(0, 2, 0.5), _affine(1, 2, 0.5),
 )  # fmt: skip
-
-
-def _grey(x: Tensor) -> Tensor:
-    return (0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2])[:, None]
 
 
 def _blend(ground: Tensor, x: Tensor, a: Tensor) -> Tensor:

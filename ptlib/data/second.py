@@ -28,7 +28,8 @@ def load_second(
     `name` is a folder of classes (ImageNet-R, -Sketch, -A; ImageNet-V2, whose folders are numbers; of its test part
     where it has splits), a folder with one `*data.npy` and one `*labels.npy` (CIFAR-10.1), a data set that `load_task`
     knows, whose test split is taken, or `grey`, `rotated`, `rescaled`: the task's own test images seen otherwise.
-    `n` draws a part of them, stratified, by `seed`. InputError if it has a class that the task has not.
+    `n` draws a part of them, stratified, by `seed`. InputError if it has a class that the task has not. Arrays hold
+    numbers, not names: they are taken to count the classes in the task's order.
     """
     if name in VIEWS:
         return corrupted(_part(task.test, n, seed), name, device=device)
@@ -53,7 +54,8 @@ def load_unknown(
 ) -> Split:
     """Images of none of a task's classes: the test split of a data set, or every image in a folder.
 
-    Its targets are 0 and say nothing. `n` draws a part, by `seed`. InputError if some are the task's own test images.
+    Its targets are 0 and say nothing. `n` draws a part, by `seed`. InputError if some are, to
+    the byte, the task's own test images; whether they show its classes is for you to say.
     """
     folder = _folder(name, data_dir)
     found = _any_images(folder, name, n, seed) if folder else None
@@ -68,7 +70,7 @@ def load_unknown(
     return found
 
 
-def usual_strangers(task: Task) -> list[str]:
+def usual_unknown(task: Task) -> list[str]:
     """Embedded sets that hold none of a task's classes, the nearer first: what to try if nothing else is named."""
     half = re.fullmatch(r"(photos(?:-grey)?)\[0:(\d+)\]", task.name)
     if half and int(half[2]) <= 16:  # the other photographs
@@ -126,7 +128,8 @@ def read_corrupted(
 
     Either arrays as CIFAR-10-C has them, `labels.npy` and `<corruption>.npy` with one severity after the other, or
     folders as ImageNet-C has them, `<corruption>/<severity>/<class>/`, with or without families above. The same `n`
-    images are drawn everywhere. Those of `names` that are not there are left out; InputError if none is.
+    images are drawn everywhere. Those of `names` that are not there are left out; InputError if none is. Arrays hold
+    numbers, not names: they are taken to count the classes in the task's order.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -207,7 +210,7 @@ def _labelled(split: Split, names: Sequence[str], task: Task, name: str) -> Spli
         odd = [n for n in names if n not in task.class_names]
         if odd:
             raise InputError(
-                f"{name} has {len(odd)} classes that {task.name} lacks, such as {odd[0]!r}; it has "
+                f"{name} has {len(odd)} classes that {task.name} lacks, such as {odd[0]!r}; {task.name} has "
                 f"{', '.join(map(repr, task.class_names[:5]))} ..."
             )
         place = [task.class_names.index(n) for n in names]

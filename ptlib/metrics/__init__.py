@@ -1,12 +1,12 @@
 """Metrics as pure functions on arrays. What is undefined is NaN, never 0; the averaging is always named."""
 
 from ptlib.metrics.confidence import (
-    Conformity,
+    Nonconformity,
     RiskCoverage,
     aurc,
     conformal_threshold,
-    conformity,
     difference_of_confidences,
+    nonconformity,
     promised_coverage,
     risk_coverage,
     thresholded_confidence,
@@ -43,9 +43,9 @@ from ptlib.metrics.probability import (
 from ptlib.metrics.ranking import Curve, Ranking, auroc, average_precision, averaged, curve, top_k, truth_of
 
 __all__ = [
-    "BINS", "Average", "Binning", "Conformity", "Counts", "Curve", "Ranking", "Reliability", "RiskCoverage", "accuracy",
+    "BINS", "Average", "Binning", "Nonconformity", "Counts", "Curve", "Ranking", "Reliability", "RiskCoverage", "accuracy",
     "aurc", "auroc", "average_precision", "averaged", "balanced_accuracy", "brier", "calibration_error", "cohen_kappa",
-    "confidence_bins", "conformal_threshold", "conformity", "confusion_matrix", "counts_of", "curve",
+    "confidence_bins", "conformal_threshold", "nonconformity", "confusion_matrix", "counts_of", "curve",
     "difference_of_confidences", "error_if_calibrated", "f1", "f_beta", "fit_temperature", "label_counts", "log_loss",
     "matthews", "precision", "promised_coverage", "recall", "reliability", "reliability_of", "risk_coverage",
     "thresholded_confidence", "top_k", "truth_of", "undefined_because",

@@ -1,4 +1,4 @@
-"""What confidence is good for: abstaining, sets of answers, and guessing one's accuracy where there are no labels."""
+"""What confidence is good for: selective_prediction, sets of answers, and guessing one's accuracy where there are no labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import digamma
 from scipy.stats import betabinom
 
-Conformity = Literal["lac", "aps"]
+Nonconformity = Literal["lac", "aps"]
 
 
 class RiskCoverage(NamedTuple):
@@ -57,10 +57,10 @@ def _from_the_surest(
     return confidence[order][first], np.add.reduceat(w, first, -1), np.add.reduceat(w * wrong[order], first, -1)
 
 
-def conformity(probabilities: np.ndarray, kind: Conformity = "lac") -> np.ndarray:
+def nonconformity(probabilities: np.ndarray, kind: Nonconformity = "lac") -> np.ndarray:
     """How badly each class fits each example, (N, C): what a conformal threshold is laid on.
 
-    `lac`: 1 less the class's probability (Sadinle, Lei and Wasserman 2019), which makes the smallest sets. `aps`: the
+    `lac`: 1 less the class's probability (Sadinle, Lei and Wasserman 2019), whose sets are the smallest on average where probabilities are right. `aps`: the
     probability of all classes at least as likely (Romano, Sesia and Candès 2020, without randomisation), whose sets
     adapt to how hard an example is.
     """
@@ -76,7 +76,7 @@ def conformity(probabilities: np.ndarray, kind: Conformity = "lac") -> np.ndarra
 
 
 def conformal_threshold(scores: np.ndarray, alpha: float) -> float:
-    """The threshold on conformity such that sets of classes at or below it hold the truth of a further example in at
+    """The threshold on nonconformity such that sets of classes at or below it hold the truth of a further example in at
     least 1 - alpha of cases, if it comes from where these did (Vovk et al. 2005; Papadopoulos et al. 2002).
 
     `scores` (n,) are those of the true classes of examples the model has not learned from. Infinite, so that sets hold
@@ -97,7 +97,7 @@ def rank_of_threshold(n: int, alpha: float) -> int:
 def promised_coverage(n: int, m: int, alpha: float, level: float = 0.95) -> tuple[float, float]:
     """Where the coverage on m further examples lies at `level`, of a threshold from n examples of the same source.
 
-    A beta-binomial law (Vovk 2012): the threshold is itself a draw. Outside of it, the source is another.
+    A beta-binomial law (Vovk 2012): the threshold is itself a draw. Outside of it the source is another, but for a chance of 1 - level.
     """
     k = min(rank_of_threshold(n, alpha), n + 1)
     if k > n:

@@ -6,10 +6,10 @@ from ptlib.plots.metrics import bands, confusion, cost_curves, intervals, reliab
 from ptlib.plots.models import differences, leaders, on_front, pareto, profiles
 from ptlib.plots.selection import against_truth, probe_against_cost, trusted
 from ptlib.plots.shift import (
+    accuracy_estimates,
     by_severity,
     costs,
     estimates,
-    guesses,
     looks,
     on_the_line,
     picture_rows,
@@ -19,8 +19,8 @@ from ptlib.plots.training import learning_curves, seconds, stage_table
 from ptlib.plots.transfer import by_layer, growth, label_curves, lines, paths, starts
 
 __all__ = [
-    "PALETTE", "against_truth", "bands", "by_layer", "by_severity", "class_counts", "confusion", "cost_curves", "costs",
-    "differences", "estimates", "growth", "guesses", "images", "intervals", "label_curves", "leaders",
+    "PALETTE", "accuracy_estimates", "against_truth", "bands", "by_layer", "by_severity", "class_counts", "confusion", "cost_curves", "costs",
+    "differences", "estimates", "growth", "images", "intervals", "label_curves", "leaders",
     "learning_curves", "lines", "looks", "mistakes", "on_front", "on_the_line", "pareto", "paths", "picture_rows",
     "plain", "probe_against_cost", "profiles", "reliability_curves", "risk_curves", "row", "seconds", "slices",
     "stage_table", "starts", "trusted",

@@ -36,9 +36,10 @@ def by_severity(table: Any, ax: Axes | None = None) -> Axes:
     """Accuracy of each corruption (row) at each severity (column) of `Corrupted.table`, in hundredths."""
     ax = axes(ax, 2.2 + 0.55 * len(table.columns), 0.9 + 0.24 * len(table))
     names = [name.replace("_", " ") for name in table.index]
-    sns.heatmap(100 * table, ax=ax, cmap="cividis", vmin=0, vmax=100, annot=True, fmt=".0f", yticklabels=names,
+    shown = table.rename(columns={"mean": "all"})
+    sns.heatmap(100 * shown, ax=ax, cmap="cividis", vmin=0, vmax=100, annot=True, fmt=".0f", yticklabels=names,
                 annot_kws={"fontsize": 8}, cbar_kws={"label": "accuracy, per cent"})  # fmt: skip
-    ax.set(xlabel="severity", ylabel="")
+    ax.set(xlabel="severity, and mean of all", ylabel="")
     ax.tick_params(labelsize=8)
     return ax
 
@@ -53,10 +54,12 @@ def estimates(
     for k, ((name, series), color, marker) in enumerate(styles):
         y = np.arange(len(rows)) + 0.6 * (k - (len(values) - 1) / 2) / max(len(values), 2)
         x, low, high = (np.array([getattr(series[row], part) for row in rows]) for part in ("value", "low", "high"))
-        error = np.nan_to_num(np.maximum([x - low, high - x], 0))
-        ax.errorbar(x, y, xerr=error, fmt=marker, capsize=2, color=color, label=plain(name))
+        known = ~np.isnan(low)
+        error = np.maximum([x - low, high - x], 0)[:, known]
+        ax.errorbar(x[known], y[known], xerr=error, fmt=marker, capsize=2, color=color, label=plain(name))
+        ax.plot(x[~known], y[~known], marker, color=color, mfc="white")  # without an interval
     if reference is not None:
-        ax.axvline(reference, color="0.6", linestyle=":")
+        ax.axvline(reference, color="0.6", linestyle=":", label="chance")
     ax.set_yticks(range(len(rows)), [plain(row) for row in rows])
     ax.set(xlabel=f"{xlabel}, with 95 % interval")
     ax.invert_yaxis()
@@ -66,7 +69,10 @@ def estimates(
 
 
 def on_the_line(frame: Any, ax: Axes | None = None) -> Axes:
-    """Accuracy out of distribution against accuracy in it, of `effective_robustness`; the line is the reference's."""
+    """Accuracy out of distribution against accuracy in it, of `effective_robustness`, both on the probit scale.
+
+    The bars are of the distance to the line of the reference models: one that crosses it is not told from it.
+    """
     ax = axes(ax, 5, 4.2)
     of_line = frame[frame["reference"]]
     slope, intercept = frame.attrs["line"]
@@ -79,7 +85,13 @@ def on_the_line(frame: Any, ax: Axes | None = None) -> Axes:
         ax.errorbar(
             row["inside"], row["outside"], yerr=ends, fmt=marker, capsize=2, color=color, label=plain(str(name))
         )
-    ax.set(xlabel="accuracy in distribution", ylabel="accuracy out of it, with 95 % interval off the line")
+    for scale in (ax.set_xscale, ax.set_yscale):
+        scale("function", functions=(lambda p: ndtri(np.clip(p, 1e-6, 1 - 1e-6)), ndtr))
+    ticks = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
+    low, high = min(frame["outside"].min(), 0.98), max(frame["outside"].max(), 0.02)
+    ax.set(xticks=ticks[(ticks > x[0]) & (ticks < x[-1])], yticks=ticks)
+    ax.set(xlim=(x[0], x[-1]), ylim=(max(0.01, low - 0.1), min(0.995, high + 0.12)))
+    ax.set(xlabel="accuracy in distribution", ylabel="accuracy out of it; bars: 95 % interval off the line")
     ax.legend(frameon=False, fontsize=8)
     return ax
 
@@ -95,15 +107,15 @@ def risk_curves(said: Mapping[str, Predictions], ax: Axes | None = None) -> Axes
     return ax
 
 
-def guesses(frame: Any, ax: Axes | None = None) -> Axes:
-    """Guessed against true accuracy of `guessed_accuracy`, a marker for each way of guessing."""
+def accuracy_estimates(frame: Any, ax: Axes | None = None) -> Axes:
+    """Guessed against true accuracy of `estimated_accuracy`, a marker for each way of guessing."""
     ax = axes(ax, 5, 4.2)
     ways = [column for column in frame.columns if column != "accuracy"]
     for name, color, marker in zip(ways, cycle(PALETTE), cycle("osD^v"), strict=False):
         ax.scatter(frame["accuracy"], frame[name], color=color, marker=marker, label=plain(name), s=24)
     low = min(frame.min().min(), 0.95) - 0.03
-    ax.plot([low, 1], [low, 1], color="0.6", linestyle=":", label="as it is")
-    ax.set(xlabel="accuracy by the labels", ylabel="accuracy guessed without them")
+    ax.plot([low, 1], [low, 1], color="0.6", linestyle=":", label="estimate = truth")
+    ax.set(xlabel="accuracy by the labels", ylabel="accuracy estimated without them", aspect="equal")
     ax.legend(frameon=False, fontsize=8)
     return ax
 
@@ -123,7 +135,7 @@ def costs(frame: Any, ax: Axes | None = None) -> Axes:
 
 
 def looks(images: Tensor, maps: Mapping[str, np.ndarray], titles: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Images (N, H, W, 3), and below each the maps (N, H, W) of what counted in it, each scaled to its own maximum."""
+    """Images (N, H, W, 3), and below each the maps (N, H, W) of what counted in it, each scaled to its own 99 % quantile."""
     pictures = np.asarray(images)
     rows: dict[str, Tensor | np.ndarray] = {"image": pictures}
     for name, found in maps.items():

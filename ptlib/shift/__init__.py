@@ -1,6 +1,13 @@
 """What a test accuracy does not say: corruption, other data, confidence, strangers, and what adapting does to them."""
 
-from ptlib.shift.confidence import abstaining, calibration, conformal, fitted_temperature, guessed_accuracy, tempered
+from ptlib.shift.confidence import (
+    calibration,
+    conformal,
+    estimated_accuracy,
+    fitted_temperature,
+    selective_prediction,
+    tempered,
+)
 from ptlib.shift.robustness import (
     ALEXNET,
     Corrupted,
@@ -11,11 +18,11 @@ from ptlib.shift.robustness import (
 )
 from ptlib.shift.sensitivity import probes_on_fewer, sensitivity
 from ptlib.shift.unknown import outlier_scores, separation
-from ptlib.shift.ways import WAYS, Ways, adapt_in_ways, along, of_run
+from ptlib.shift.ways import WAYS, Ways, adapt_in_ways, of_run, weight_path
 
 __all__ = [
-    "ALEXNET", "WAYS", "Corrupted", "Ways", "abstaining", "adapt_in_ways", "along", "calibration", "conformal",
-    "effective_robustness", "fitted_temperature", "guessed_accuracy", "of_run", "outlier_scores",
+    "ALEXNET", "WAYS", "Corrupted", "Ways", "selective_prediction", "adapt_in_ways", "calibration", "conformal",
+    "effective_robustness", "fitted_temperature", "estimated_accuracy", "of_run", "outlier_scores",
     "predict_corrupted", "predict_second", "probes_on_fewer", "sensitivity", "separation", "tempered",
-    "with_light",
+    "weight_path", "with_light",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What confidence is worth, in distribution and out of it: calibration, sets, abstaining, guessing accuracy."""
+"""What confidence is worth, in distribution and out of it: calibration, sets, selective_prediction, guessing accuracy."""
 
 from __future__ import annotations
 
@@ -55,13 +55,14 @@ def calibration(
 
 
 def conformal(
-    val: Predictions, said: Mapping[str, Predictions], alpha: float = 0.1, kind: m.Conformity = "lac",
+    val: Predictions, said: Mapping[str, Predictions], alpha: float = 0.1, kind: m.Nonconformity = "lac",
     groups: Mapping[str, str] | None = None, resamples: int = 1000, seed: int = 0,
 ) -> Any:  # fmt: skip
     """Sets of classes that hold the truth in 1 - alpha of cases, by a threshold from val: their coverage on each set.
 
-    A DataFrame: `coverage` with Wilson's interval, where it was `promised` to lie for 95 of 100 thresholds and sets of
-    this size drawn from where val came from, whether it `holds`, and the mean `size` of the sets. `groups` names a
+    A DataFrame: `coverage` with Wilson's interval; `promised from` and `to`, where it lies for 95 of 100 thresholds and
+    sets of this size drawn from where val came from; whether it `holds`, which is not below that; and the mean `size` of
+    the sets, below 1 where some are empty. `groups` names a
     column by set, where examples belong together: the interval then draws groups, and they count as the set's size. The
     promise needs val to be unlearned: what was chosen on it makes it a little too good. Where a set has some of the
     classes only, val is restricted to those for it.
@@ -71,8 +72,8 @@ def conformal(
     found = {}
     for name, p in said.items():
         of_val = _alike(val, p)
-        own = m.conformity(of_val.probabilities, kind)[np.arange(len(of_val)), of_val.targets]
-        inside = m.conformity(p.probabilities, kind) <= m.conformal_threshold(own, alpha)  # (N, C)
+        own = m.nonconformity(of_val.probabilities, kind)[np.arange(len(of_val)), of_val.targets]
+        inside = m.nonconformity(p.probabilities, kind) <= m.conformal_threshold(own, alpha)  # (N, C)
         held = inside[np.arange(len(p)), p.targets]
         labels = group_labels(p, (groups or {}).get(name))
         if labels is None:
@@ -90,7 +91,7 @@ def conformal(
     return pd.DataFrame.from_dict(found, orient="index")
 
 
-def abstaining(
+def selective_prediction(
     said: Mapping[str, Predictions], resamples: int = 1000, seed: int = 0, groups: Mapping[str, str] | None = None
 ) -> Any:
     """How well confidence tells right from wrong: a DataFrame with a row for each set.
@@ -120,7 +121,7 @@ def abstaining(
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def guessed_accuracy(val: Predictions, said: Mapping[str, Predictions]) -> Any:
+def estimated_accuracy(val: Predictions, said: Mapping[str, Predictions]) -> Any:
     """The accuracy on each set as guessed from val and from the set's images alone, and what it is: a DataFrame.
 
     `as on val` is no change; `mean confidence` believes the model; `difference of confidences` (Guillory et al. 2021)

@@ -51,7 +51,7 @@ class Corrupted:
         right = 1 - np.mean([self.wrong(name) for name in self.names], axis=0)
         return _estimate(right.mean(), _resampled(right[:, None], resamples, seed)[:, 0])
 
-    def corruption_error(
+    def mean_corruption_error(
         self, baseline: Corrupted | Mapping[str, float], relative: bool = False, resamples: int = 2000, seed: int = 0
     ) -> Estimate:
         """Mean corruption error: the mean over corruptions of this model's error over the baseline's; 1 is as bad.
@@ -161,10 +161,10 @@ def present_classes(split: Split, task: Task) -> list[str]:
 
 
 def with_light(p: Predictions, split: Split) -> Predictions:
-    """Predictions on a split of images with a column `light`: dark, middling or bright, thirds by each image's mean."""
+    """Predictions on a split of images with a column `light`: dark, medium or bright, thirds by each image's mean."""
     mean = np.concatenate([rows.float().mean((1, 2, 3)).numpy() for rows in split.inputs.split(64)])
     third = np.searchsorted(np.quantile(mean, [1 / 3, 2 / 3]), mean)
-    return replace(p, columns={**p.columns, "light": tuple(np.array(["dark", "middling", "bright"])[third])})
+    return replace(p, columns={**p.columns, "light": tuple(np.array(["dark", "medium", "bright"])[third])})
 
 
 def effective_robustness(

@@ -99,13 +99,13 @@ def of_run(
     finetune(probe, task, recipe("probe"), log=lambda line: None, **how)
     models = {"probe": probe, **models}
     try:
-        models["wise-ft"] = between_weights(probe, model, alpha, task if relearned else None, device)
+        models["wise-ft"] = mixed(probe, model, alpha, task if relearned else None, device)
     except InputError as e:
         log(f"no WiSE-FT: {e}")
     return task, Ways(models, probe, [model], selected, relearned)
 
 
-def between_weights(start: Model, tuned: Model, alpha: float, task: Task | None = None, device: str = "auto") -> Model:
+def mixed(start: Model, tuned: Model, alpha: float, task: Task | None = None, device: str = "auto") -> Model:
     """The network of weights (1 - alpha) start + alpha tuned; with a task, BatchNorm's statistics measured on it."""
     model, where = averaged((start, tuned), (1 - alpha, alpha)), choose_device(device)
     if task is not None:
@@ -114,7 +114,7 @@ def between_weights(start: Model, tuned: Model, alpha: float, task: Task | None 
     return model
 
 
-def along(
+def weight_path(
     start: Model, tuned: Model, task: Task, sets: Mapping[str, Split],
     alphas: Sequence[float] = (0, 0.25, 0.5, 0.75, 1), *, measured: bool = False, device: str = "auto",
     precision: str = "auto",
@@ -128,7 +128,7 @@ def along(
 
     rows = []
     for alpha in alphas:
-        model = between_weights(start, tuned, alpha, task if measured else None, device)
+        model = mixed(start, tuned, alpha, task if measured else None, device)
         row = {"alpha": float(alpha)}
         for name, split in sets.items():
             p = predict(model, split, task, device, precision).among(present_classes(split, task))
