@@ -62,9 +62,9 @@ def tiny() -> Checkpoint:
 
 @pytest.fixture
 def with_nbval(request: pytest.FixtureRequest) -> None:
-    """For a test that runs whole notebooks: it takes its time where those are run anyway."""
+    """For a test that takes its time, as whole notebooks do: it is run where those are run anyway."""
     if not request.config.getoption("nbval", False):
-        pytest.skip("whole notebooks are run with --nbval")
+        pytest.skip("whole notebooks and what takes as long are run with --nbval")
 
 
 @pytest.fixture(scope="session")

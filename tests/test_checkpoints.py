@@ -58,6 +58,7 @@ def test_a_missing_wheel_names_the_command(monkeypatch: pytest.MonkeyPatch) -> N
         load_checkpoint("efficientnet_lite1")
 
 
+@pytest.mark.usefixtures("with_nbval")
 def test_lite0_recognises_imagenet(imagenet_samples: Path) -> None:
     folders = sorted((imagenet_samples / "imagenet_samples").iterdir())
     every = range(0, 1000, 10)

@@ -91,6 +91,7 @@ def test_the_interval_is_that_of_examples_drawn_for_both(name: str) -> None:
     assert d.value == pytest.approx(alone[0] - alone[1], abs=1e-12)
 
 
+@pytest.mark.usefixtures("with_nbval")
 def test_equal_models_are_told_apart_in_at_most_one_of_twenty_test_sets() -> None:
     for name in ("accuracy", "macro_f1"):
         found = [compare(*pair(80, gain=0.0, seed=s), name, resamples=200) for s in range(200)]
@@ -143,6 +144,7 @@ def test_equal_predictions_are_level() -> None:
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.25, 0.8])
+@pytest.mark.usefixtures("with_nbval")
 def test_another_test_set_shows_a_difference_where_it_was_foretold(gain: float) -> None:
     held, survived, same = [], [], []
     for s in range(150):

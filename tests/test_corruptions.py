@@ -94,14 +94,14 @@ def test_512_small_images_through_all_take_less_than_a_minute() -> None:
     assert time.perf_counter() - start < 60
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 9), (2, 3), (1, 1), (40, 33)])
 @pytest.mark.parametrize("name", [*ALL, "grey", "rescaled"])
-def test_any_size_of_image(name: str, height: int, width: int) -> None:
-    x = torch.randint(0, 256, (3, height, width, 3), dtype=torch.uint8, generator=generator(1))
-    for flat in (x, torch.zeros_like(x), torch.full_like(x, 255)):
-        found = corrupt(flat, name, 5)
-        assert found.shape == flat.shape
-        assert found.dtype == torch.uint8
+def test_any_size_of_image(name: str) -> None:
+    for height, width in ((8, 8), (5, 9), (2, 3), (1, 1), (40, 33)):
+        x = torch.randint(0, 256, (3, height, width, 3), dtype=torch.uint8, generator=generator(1))
+        for flat in (x, torch.zeros_like(x), torch.full_like(x, 255)):
+            found = corrupt(flat, name, 5)
+            assert found.shape == flat.shape
+            assert found.dtype == torch.uint8
 
 
 def test_severity_grows() -> None:

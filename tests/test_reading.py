@@ -238,6 +238,7 @@ print("measured")
 """
 
 
+@pytest.mark.usefixtures("with_nbval")
 def test_a_model_of_keras_is_measured(tmp_path: Path) -> None:
     if importlib.util.find_spec("keras") is None:  # importing it here would ask for its default backend
         pytest.skip("Keras is not installed")

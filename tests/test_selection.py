@@ -76,6 +76,7 @@ def test_the_probe_of_a_ranking_is_the_recipe_probe(task: Task) -> None:
     assert ranking.rows["random/tiny"]["probe"] == float((said.predicted == said.targets).mean())
 
 
+@pytest.mark.usefixtures("with_nbval")
 def test_layers_come_in_one_pass_and_equal_the_network_cut_off(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = []
     real = module._pass
@@ -305,6 +306,7 @@ def test_seen_marks_a_candidate_with_all_its_layers(said: str, task: Task) -> No
     assert marked == [n for n in names if n.startswith(said)]
 
 
+@pytest.mark.usefixtures("with_nbval")
 def test_published_weights_are_known_by_their_hash(real_data: Path, task: Task) -> None:
     files = sorted((real_data / "cifar_resnets").glob("*.th"))
     assert len(files) == 4
@@ -384,6 +386,7 @@ def test_trust_by_hand(task: Task) -> None:
     assert pt.trust(known(truth, noisy=noisy))["noisy"] == judged["noisy"]
 
 
+@pytest.mark.usefixtures("with_nbval")
 def test_the_null_and_the_interval_are_honest(task: Task) -> None:
     """A score that is noise has a small p in 1 of 20 cases; the interval of a real one holds the population's tau."""
     rng = np.random.default_rng(0)

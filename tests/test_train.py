@@ -394,6 +394,7 @@ def test_progress_is_a_line_an_epoch(tiny: Checkpoint, task: Task) -> None:
     assert "left" not in lines[3]
 
 
+@pytest.mark.usefixtures("with_nbval")
 def test_compiled_training_learns_the_same(tiny: Checkpoint, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     # Captured and differentiated ahead of time, as always; only the slow code generation is left out.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))

@@ -43,10 +43,10 @@ from ptlib.metrics.probability import (
 from ptlib.metrics.ranking import Curve, Ranking, auroc, average_precision, averaged, curve, top_k, truth_of
 
 __all__ = [
-    "BINS", "Average", "Binning", "Nonconformity", "Counts", "Curve", "Ranking", "Reliability", "RiskCoverage", "accuracy",
-    "aurc", "auroc", "average_precision", "averaged", "balanced_accuracy", "brier", "calibration_error", "cohen_kappa",
-    "confidence_bins", "conformal_threshold", "nonconformity", "confusion_matrix", "counts_of", "curve",
+    "BINS", "Average", "Binning", "Counts", "Curve", "Nonconformity", "Ranking", "Reliability", "RiskCoverage",
+    "accuracy", "aurc", "auroc", "average_precision", "averaged", "balanced_accuracy", "brier", "calibration_error",
+    "cohen_kappa", "confidence_bins", "conformal_threshold", "confusion_matrix", "counts_of", "curve",
     "difference_of_confidences", "error_if_calibrated", "f1", "f_beta", "fit_temperature", "label_counts", "log_loss",
-    "matthews", "precision", "promised_coverage", "recall", "reliability", "reliability_of", "risk_coverage",
-    "thresholded_confidence", "top_k", "truth_of", "undefined_because",
+    "matthews", "nonconformity", "precision", "promised_coverage", "recall", "reliability", "reliability_of",
+    "risk_coverage", "thresholded_confidence", "top_k", "truth_of", "undefined_because",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What confidence is good for: selective_prediction, sets of answers, and guessing one's accuracy where there are no labels."""
+"""What confidence is good for: abstaining, sets of answers, and estimating accuracy where there are no labels."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def _from_the_surest(
 def nonconformity(probabilities: np.ndarray, kind: Nonconformity = "lac") -> np.ndarray:
     """How badly each class fits each example, (N, C): what a conformal threshold is laid on.
 
-    `lac`: 1 less the class's probability (Sadinle, Lei and Wasserman 2019), whose sets are the smallest on average where probabilities are right. `aps`: the
-    probability of all classes at least as likely (Romano, Sesia and Candès 2020, without randomisation), whose sets
-    adapt to how hard an example is.
+    `lac`: 1 less the class's probability (Sadinle, Lei and Wasserman 2019), whose sets are the smallest on average if
+    probabilities are right. `aps`: the probability of all classes at least as likely (Romano, Sesia and Candès 2020,
+    without randomisation), whose sets adapt to how hard an example is.
     """
     p = np.asarray(probabilities, dtype=np.float64)
     if kind == "lac":
@@ -97,7 +97,8 @@ def rank_of_threshold(n: int, alpha: float) -> int:
 def promised_coverage(n: int, m: int, alpha: float, level: float = 0.95) -> tuple[float, float]:
     """Where the coverage on m further examples lies at `level`, of a threshold from n examples of the same source.
 
-    A beta-binomial law (Vovk 2012): the threshold is itself a draw. Outside of it the source is another, but for a chance of 1 - level.
+    A beta-binomial law (Vovk 2012): the threshold is itself a draw. Outside of it the source is another, but for a
+    chance of 1 - level.
     """
     k = min(rank_of_threshold(n, alpha), n + 1)
     if k > n:

@@ -19,8 +19,8 @@ from ptlib.plots.training import learning_curves, seconds, stage_table
 from ptlib.plots.transfer import by_layer, growth, label_curves, lines, paths, starts
 
 __all__ = [
-    "PALETTE", "accuracy_estimates", "against_truth", "bands", "by_layer", "by_severity", "class_counts", "confusion", "cost_curves", "costs",
-    "differences", "estimates", "growth", "images", "intervals", "label_curves", "leaders",
+    "PALETTE", "accuracy_estimates", "against_truth", "bands", "by_layer", "by_severity", "class_counts", "confusion",
+    "cost_curves", "costs", "differences", "estimates", "growth", "images", "intervals", "label_curves", "leaders",
     "learning_curves", "lines", "looks", "mistakes", "on_front", "on_the_line", "pareto", "paths", "picture_rows",
     "plain", "probe_against_cost", "profiles", "reliability_curves", "risk_curves", "row", "seconds", "slices",
     "stage_table", "starts", "trusted",

@@ -135,7 +135,7 @@ def costs(frame: Any, ax: Axes | None = None) -> Axes:
 
 
 def looks(images: Tensor, maps: Mapping[str, np.ndarray], titles: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Images (N, H, W, 3), and below each the maps (N, H, W) of what counted in it, each scaled to its own 99 % quantile."""
+    """Images (N, H, W, 3), and below each the maps (N, H, W) of what counted, each scaled to its 99 % quantile."""
     pictures = np.asarray(images)
     rows: dict[str, Tensor | np.ndarray] = {"image": pictures}
     for name, found in maps.items():

@@ -1,4 +1,4 @@
-"""What confidence is worth, in distribution and out of it: calibration, sets, selective_prediction, guessing accuracy."""
+"""What confidence is worth in distribution and out of it: calibration, sets of answers, abstaining, accuracy."""
 
 from __future__ import annotations
 
@@ -61,11 +61,10 @@ def conformal(
     """Sets of classes that hold the truth in 1 - alpha of cases, by a threshold from val: their coverage on each set.
 
     A DataFrame: `coverage` with Wilson's interval; `promised from` and `to`, where it lies for 95 of 100 thresholds and
-    sets of this size drawn from where val came from; whether it `holds`, which is not below that; and the mean `size` of
-    the sets, below 1 where some are empty. `groups` names a
-    column by set, where examples belong together: the interval then draws groups, and they count as the set's size. The
-    promise needs val to be unlearned: what was chosen on it makes it a little too good. Where a set has some of the
-    classes only, val is restricted to those for it.
+    sets of this size drawn from where val came from; whether it `holds`, which is not below that; and the mean `size`
+    of the sets, below 1 where some are empty. `groups` names a column by set, where examples belong together: the
+    interval then draws groups, and they count as the set's size. The promise needs val to be unlearned: what was chosen
+    on it makes it a little too good. Where a set has some of the classes only, val is restricted to those for it.
     """
     import pandas as pd
 

@@ -32,8 +32,8 @@ def sensitivity(
 ) -> Any:  # fmt: skip
     """What changes of data and preprocessing do to a linear probe's accuracy on test: a DataFrame, a row for each.
 
-    `points` is the change of accuracy in percentage points, `low` to `high` its 95 % interval, paired by test example: of
-    `draws` draws of half and of a quarter of the labels (over draws and examples), of the resolution (the probe is
+    `points` is the change of accuracy in percentage points, `low` to `high` its 95 % interval, paired by test example:
+    of `draws` draws of half and of a quarter of the labels (over draws and examples), of the resolution (the probe is
     fitted anew), and of a wrong preprocessing at test time (the probe stays). `sd` is the spread between draws of so
     many labels, in points: by luck alone, one difference of two draws in twenty exceeds 2.8 of it. Draws from one
     finite pool are too alike, which is corrected for. The probe, because it is fitted in seconds on features that are
