@@ -236,13 +236,14 @@ class _Run:
         row |= {f"val_{name}": value for name, value in scores.items()}
         row |= {"images_per_s": rate, "seconds": seconds}
         self.rows.append(row)
-        if stage.optimizer != "lbfgs":
+        if stage.optimizer != "lbfgs" and epoch:
             self.epochs_left -= 1
         left = f", about {self.epochs_left * seconds:.0f} s left" if self.epochs_left else ""
         count = f" {epoch}/{stage.epochs}" if stage.optimizer != "lbfgs" else ""
         metric = self.task.primary_metric
         said = f", val {metric} {scores[metric]:.3f}" if scores else ""
-        self.log(f"{stage.name}{count}: loss {loss:.3f}{said}, {rate:,.0f} images/s{left}")
+        done = f"{count}: loss {loss:.3f}{said}, {rate:,.0f} images/s{left}" if epoch else f": as it begins{said}"
+        self.log(f"{stage.name}{done}")
         return row
 
     def _diverged(self, stage: Stage, epoch: int, when: str) -> None:

@@ -400,3 +400,17 @@ def test_compiled_training_learns_the_same(tiny: Checkpoint, task: Task, monkeyp
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     one, two = (run(tiny, task, [replace(FULL, epochs=1)], compile=c)[1] for c in (True, False))
     assert one.rows[0]["train_loss"] == pytest.approx(two.rows[0]["train_loss"], rel=1e-3)
+
+
+def test_a_stage_without_an_epoch_scores_what_it_begins_with(tiny: Checkpoint, task: Task) -> None:
+    model = build_model(tiny, task)
+    lines: list[str] = []
+    before = bits(model)
+    how = {"device": "cpu", "precision": "fp32"}
+    history = finetune(model, task, [Stage("start", epochs=0)], log=lines.append, **how)  # type: ignore[arg-type]
+    assert bits(model) == before
+    assert [row["epoch"] for row in history.rows] == [0]
+    assert lines == [f"start: as it begins, val accuracy {history.best['val_accuracy']:.3f}"]
+    lines.clear()
+    finetune(model, task, [Stage("start", epochs=0), replace(FULL, epochs=1)], log=lines.append, **how)  # type: ignore[arg-type]
+    assert "left" not in lines[1]
