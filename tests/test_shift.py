@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +43,7 @@ from ptlib.stages import Stage
 from ptlib.train import finetune
 from tests.conftest import make_task
 
+NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "generalize.ipynb"
 QUICK = [Stage("head", ("head",), optimizer="lbfgs", augment=())]
 
 
@@ -310,6 +313,8 @@ def test_published_arrays_are_read(tmp_path: Path, task: Task) -> None:
         list(read_corrupted(tmp_path, task, ("fog",)))
     with pytest.raises(InputError, match="no folder"):
         list(read_corrupted(tmp_path / "none", task))
+    with pytest.raises(InputError, match="no folder"):  # at once, not when the first image is asked for
+        corrupted_examples(task, folder=tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"neither labels.npy nor folders"):
         list(read_corrupted(tmp_path / "empty", task))
@@ -410,6 +415,9 @@ def test_strangers_from_folders_and_sets(tmp_path: Path, task: Task) -> None:
     assert len(load_unknown("digits", task, n=20)) == 20
     assert list(load_unknown("digits", task, n=20).ids) == list(load_unknown("digits", task, n=20).ids)
     (tmp_path / "none").mkdir()
+    black = replace(task.test, inputs=torch.zeros_like(task.test.inputs))
+    write(black, tmp_path / "night", task.class_names)
+    assert len(load_unknown("night", replace(task, test=black), tmp_path)) == 30  # alike, and no leak
     with pytest.raises(InputError, match="30 of 30 images of .* are test images of colours"):
         load_unknown(str(tmp_path / "deep"), make_task())
     assert usual_unknown(task) == ["photos", "digits"]
@@ -710,3 +718,30 @@ def test_another_notebooks_run_is_not_overwritten(saved: Path) -> None:
     assert (saved / "model.safetensors").is_file()
     path = runs.save_tables("tables", {}, record, runs.read_run("mine").test)
     assert runs.save_tables("tables", {}, record, runs.read_run("tables").test) == path
+
+
+@pytest.mark.usefixtures("with_nbval")
+def test_the_notebook_takes_a_run_a_partial_set_and_metadata(saved: Path, tmp_path: Path) -> None:
+    """On a run of digits: a second set of five of its classes, strangers from a folder, groups from a file."""
+    task = runs.reopen(saved)[1]
+    write(task.test.take(np.flatnonzero(task.test.targets.numpy() < 5)), tmp_path / "five", task.class_names)
+    write(make_task(seed=9).test, tmp_path / "strange", ("a", "b", "c"))
+    rows = "".join(f"{name},{'left' if i % 2 else 'right'}\n" for i, name in enumerate(task.test.ids))
+    (tmp_path / "meta.csv").write_text(f"id,hand\n{rows}")
+    asked = {
+        "run": "mine", "second": '["rotated", "five"]', "unknown": '["strange"]', "metadata": "meta.csv",
+        "slice_by": "hand", "corruptions": '["fog", "contrast"]', "severities": "[3]", "n_corrupted": "20", "maps": "2",
+        "run_name": "shifted",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(NOTEBOOK), "out.ipynb"]
+    command += [part for name, value in asked.items() for part in ("-p", name, value)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cells = json.loads((tmp_path / "out.ipynb").read_text())["cells"]
+    shown = "".join(str(output) for cell in cells for output in cell.get("outputs", []))
+    assert "five lacks classes; without those, run has" in shown
+    assert "worst group by hand" in shown
+    folder = tmp_path / "outputs" / "shifted"
+    assert json.loads((folder / "run.json").read_text())["notebook"] == "generalize"
+    assert {p.stem for p in folder.glob("*.csv")} >= {"corruption", "line", "conformal", "unknown", "summary"}
+    assert "probe" in (folder / "summary.csv").read_text()

@@ -1,4 +1,4 @@
-"""Data to try a finished model on: another test set with the same classes, a published corrupted one, and strangers."""
+"""Data to try a finished model on: another test set with the same classes, a corrupted one, and unknown classes."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def load_unknown(
 ) -> Split:
     """Images of none of a task's classes: the test split of a data set, or every image in a folder.
 
-    Its targets are 0 and say nothing. `n` draws a part, by `seed`. InputError if some are, to
-    the byte, the task's own test images; whether they show its classes is for you to say.
+    Its targets are 0 and say nothing. `n` draws a part, by `seed`. InputError if some are, to the byte, the task's own
+    test images, those of one colour excepted; whether they show its classes is for you to say.
     """
     folder = _folder(name, data_dir)
     found = _any_images(folder, name, n, seed) if folder else None
@@ -63,10 +63,11 @@ def load_unknown(
         other = load_task(name, data_dir).test
         part = other.take(np.sort(np.random.default_rng(seed).permutation(len(other))[:n]))
         found = Split(name, part.inputs, torch.zeros(len(part), dtype=torch.int64), part.ids)
-    own = set(digests(task.test))
-    known = sum(digest in own for digest in digests(found))
+    own, pixels = set(digests(task.test)), found.inputs.flatten(1)
+    varied = (pixels.amax(1) > pixels.amin(1)).tolist()  # patches of black sky are alike, and no leak
+    known = sum(digest in own for digest, any_picture in zip(digests(found), varied, strict=True) if any_picture)
     if known:
-        raise InputError(f"{known} of {len(found)} images of {name} are test images of {task.name}, no strangers")
+        raise InputError(f"{known} of {len(found)} images of {name} are test images of {task.name}; name another set")
     return found
 
 
@@ -105,6 +106,7 @@ def corrupted_examples(
             what = f"unknown corruption {unknown[0]!r}{did_you_mean(unknown[0], list(STRENGTHS)) or ';'}"
         raise InputError(f"{what} there are {', '.join(STRENGTHS)}, at severities 1 to 5")
     if folder is not None:
+        _corrupted_root(folder)
         return task.test, read_corrupted(folder, task, names, severities, n, seed)
     clean = _part(task.test, n, seed)
     return clean, make_corrupted(clean, names, severities, seed, device)
@@ -131,9 +133,7 @@ def read_corrupted(
     images are drawn everywhere. Those of `names` that are not there are left out; InputError if none is. Arrays hold
     numbers, not names: they are taken to count the classes in the task's order.
     """
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise InputError(f"there is no folder {str(folder)!r} of corrupted images, seen from {Path.cwd()}")
+    root = _corrupted_root(folder)
     if (root / "labels.npy").is_file():
         yield from _arrays_by_severity(root, task, names, severities, n, seed)
         return
@@ -144,6 +144,13 @@ def read_corrupted(
         for severity in severities:
             classes, split = read_classes(known[name] / str(severity), n, seed, in_memory=True)
             yield name, severity, _labelled(split, classes, task, f"{name} {severity}")
+
+
+def _corrupted_root(folder: str | Path) -> Path:
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise InputError(f"there is no folder {str(folder)!r} of corrupted images, seen from {Path.cwd()}")
+    return root
 
 
 def _arrays_by_severity(
