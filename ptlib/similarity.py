@@ -76,7 +76,8 @@ def averaged(models: Sequence[Model], shares: Sequence[float] | None = None) -> 
     other, WiSE-FT (2022b): `shares` (1 - alpha, alpha). None weighs all alike.
 
     BatchNorm's statistics are averaged too: right where training left them alone, as `recipe("lp-ft")` does; else
-    `ptlib.step.measure_statistics` measures them anew. InputError for networks that differ in more than their weights.
+    `ptlib.step.measure_statistics` measures them anew. Preprocessing is that of the first.
+    InputError for networks whose tensors differ in name or shape.
     """
     shares = [1 / max(len(models), 1)] * len(models) if shares is None else [float(s) for s in shares]
     if not models or len(shares) != len(models) or not math.isclose(sum(shares), 1, abs_tol=1e-6):

@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.special import ndtr
+from scipy.stats import beta
 
 from ptlib import metrics as m
 from ptlib import runs, shift, stats
 from ptlib.attribution import attribution, rank_correlation, shuffled_weights
 from ptlib.core import Checkpoint, Split, Task
-from ptlib.corruptions import VIEWS, corrupt
+from ptlib.corruptions import COMMON, VIEWS, corrupt
 from ptlib.data import load_task
 from ptlib.data.duplicates import Duplicates
 from ptlib.data.second import (
@@ -54,6 +55,17 @@ def said(n: int = 200, classes: int = 4, seed: int = 0, sharp: float = 2.0) -> P
     p = Predictions.of(np.zeros(n, dtype=int), logits, class_names="abcdefgh"[:classes])
     drawn = (p.probabilities.cumsum(1) < rng.random((n, 1))).sum(1).clip(0, classes - 1)
     return replace(p, targets=drawn)
+
+
+def bits(model: torch.nn.Module) -> bytes:
+    return b"".join(v.numpy().tobytes() for v in model.state_dict().values())
+
+
+def tripled(p: Predictions) -> Predictions:
+    """Every example three times, with a column that says which is which."""
+    ids = tuple(f"{i} {k}" for k in range(3) for i in p.ids)
+    scores = np.tile(p.scores, (3, 1))
+    return Predictions(ids, np.tile(p.targets, 3), scores, "test", p.class_names, {"image": p.ids * 3})
 
 
 # Confidence
@@ -104,7 +116,6 @@ def test_aurc_of_weights_is_that_of_repeated_examples(seed: int, n: int, levels:
         assert value == pytest.approx(float(m.aurc(np.repeat(confidence, row), np.repeat(wrong, row))))
     order = rng.permutation(n)
     assert m.aurc(confidence[order], wrong[order]) == pytest.approx(float(m.aurc(confidence, wrong)))
-    assert m.aurc(-wrong, wrong) <= m.aurc(confidence, wrong) + 1e-12 or levels < n  # no order is better than the best
     assert float(m.aurc(-wrong, wrong)) <= float(m.aurc(confidence, wrong)) + 1e-12
 
 
@@ -126,6 +137,13 @@ def test_conformal_threshold_by_hand() -> None:
     assert m.conformal_threshold(scores, 0.05) == np.inf
     assert m.nonconformity(np.array([[0.5, 0.2, 0.3]]), "aps")[0] == pytest.approx([0.5, 1.0, 0.8])
     assert m.promised_coverage(9, 50, 0.05) == (1.0, 1.0)
+    assert m.promised_coverage(99, 10**6, 0.1) == pytest.approx(tuple(beta(90, 10).ppf([0.025, 0.975])), abs=1e-4)
+    sure = Predictions.of([0, 1, 1], probabilities=np.array([[0.9, 0.1], [0.2, 0.8], [0.55, 0.45]]))
+    val = Predictions.of([0] * 9, probabilities=np.stack([np.arange(1, 10) / 10, 1 - np.arange(1, 10) / 10], 1))
+    row = shift.conformal(val, {"few": sure}, 0.5).loc["few"]  # the fifth of ten: classes of at least 0.5
+    assert (row["coverage"], row["size"]) == (pytest.approx(2 / 3), 1.0)
+    same = replace(sure.take([0, 1]), columns={"group": ("x", "y")})
+    assert np.isnan(shift.conformal(val, {"few": same}, 0.5, groups={"few": "group"}).loc["few", "low"])
 
 
 @pytest.mark.parametrize("kind", ["lac", "aps"])
@@ -137,8 +155,9 @@ def test_conformal_sets_hold_what_they_promise(kind: m.Nonconformity) -> None:
         row = frame.loc["rest"]
         held += row["coverage"]
         inside += row["promised from"] <= row["coverage"] <= row["to"]
-        assert row["holds"] == (row["coverage"] >= row["promised from"])
+        assert 0 < row["size"] < 4
     assert held / 150 > 0.79
+    assert held / 150 < 0.95
     if kind == "lac":
         assert held / 150 < 0.83
         assert inside / 150 > 0.9  # a beta-binomial law, of 95 %
@@ -167,14 +186,17 @@ def test_abstaining_is_said_with_its_bounds() -> None:
     assert row["aurc"].low < row["aurc"].value < row["aurc"].high
     perfect = Predictions.of([0, 1, 0], np.eye(2)[[0, 1, 0]] * 9)
     assert shift.selective_prediction({"all": perfect}, resamples=100).loc["all", "aurc"].reason
-    grouped = replace(p, columns={"pair": tuple(str(i // 2) for i in range(300))})
-    assert (
-        shift.selective_prediction({"all": grouped}, groups={"all": "pair"}).loc["all", "aurc"].low != row["aurc"].low
-    )
+    thrice = tripled(p)
+    together = shift.selective_prediction({"all": thrice}, groups={"all": "image"}).loc["all", "aurc"]
+    assert together.high - together.low == pytest.approx(row["aurc"].high - row["aurc"].low, rel=0.25)
+    wrong = p.predicted != p.targets
+    assert row["no order"] == wrong.mean()
+    surer = np.argsort(-p.probabilities.max(1))[:150]
+    assert row["accuracy of the surer half"] == pytest.approx(1 - wrong[surer].mean())
 
 
 def test_val_is_restricted_to_a_sets_classes() -> None:
-    """Perfectly calibrated, three of ten classes: what is said of them must come from val's examples of these alone."""
+    """Perfectly calibrated, three of eight classes: what is said them must come from val's examples of these alone."""
     val, other = said(6000, 8), said(6000, 8, seed=1).among(["a", "b", "c"])
     row = shift.conformal(val, {"few": other}, 0.1).loc["few"]
     assert row["coverage"] == pytest.approx(0.9, abs=0.02)
@@ -185,11 +207,7 @@ def test_val_is_restricted_to_a_sets_classes() -> None:
 
 def test_examples_that_belong_together_count_once() -> None:
     p = said(400)
-    tripled = Predictions(
-        tuple(f"{i} {k}" for k in range(3) for i in p.ids), np.tile(p.targets, 3), np.tile(p.scores, (3, 1)), "test",
-        p.class_names, {"image": p.ids * 3},
-    )  # fmt: skip
-    frame = shift.conformal(said(300, seed=2), {"once": p, "thrice": tripled}, groups={"thrice": "image"})
+    frame = shift.conformal(said(300, seed=2), {"once": p, "thrice": tripled(p)}, groups={"thrice": "image"})
     assert frame.loc["thrice", "coverage"] == pytest.approx(frame.loc["once", "coverage"])
     assert frame.loc["thrice", "promised from"] == frame.loc["once", "promised from"]
     assert frame.loc["thrice", "high"] - frame.loc["thrice", "low"] == pytest.approx(
@@ -269,6 +287,8 @@ def test_relative_errors_take_the_clean_error_off(tiny: Checkpoint, task: Task) 
     costs = {way: c.wrong("contrast").mean() - c.wrong("clean").mean() for way, c in found.items()}
     base = {"contrast": 0.9, "clean": 0.4}
     assert found["a"].mean_corruption_error(base, relative=True).value == pytest.approx(costs["a"] / 0.5)
+    both = found["a"].mean_corruption_error(found["b"], relative=True) if costs["b"] > 0 else None
+    assert both is None or both.value == pytest.approx(costs["a"] / costs["b"])
     few, part = corrupted_examples(task, ("contrast",), (5,), 12, device="cpu")
     assert len(few) == 12
     other = shift.predict_corrupted({"a": a}, task, task.test, part, "cpu", "fp32")["a"]
@@ -277,7 +297,11 @@ def test_relative_errors_take_the_clean_error_off(tiny: Checkpoint, task: Task) 
     with pytest.raises(InputError, match="must be the same"):
         other.mean_corruption_error(found["a"])
     with pytest.raises(InputError, match="take all five"):
-        found["a"].mean_corruption_error(shift.ALEXNET)
+        found["a"].mean_corruption_error(dict(shift.ALEXNET))
+    assert set(shift.ALEXNET) == set(COMMON)
+    every = make_corrupted(task.test, ("contrast",), (1, 2, 3, 4, 5), 0, "cpu")
+    whole = shift.predict_corrupted({"a": a}, task, task.test, every, "cpu", "fp32")["a"]
+    assert whole.mean_corruption_error(shift.ALEXNET).value == pytest.approx(whole.wrong("contrast").mean() / 0.853)
     with pytest.raises(InputError, match="nothing to divide by"):
         found["a"].mean_corruption_error({"contrast": 0.0})
     with pytest.raises(InputError, match=r"unknown corruption 'fogg'; did you mean 'fog'"):
@@ -311,13 +335,16 @@ def test_published_arrays_are_read(tmp_path: Path, task: Task) -> None:
     np.save(tmp_path / "labels.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match="can't be read as an array"):
         list(read_corrupted(tmp_path, task, ("fog",)))
-    with pytest.raises(InputError, match="no folder"):
-        list(read_corrupted(tmp_path / "none", task))
-    with pytest.raises(InputError, match="no folder"):  # at once, not when the first image is asked for
-        corrupted_examples(task, folder=tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"neither labels.npy nor folders"):
-        list(read_corrupted(tmp_path / "empty", task))
+    for folder in ("none", "empty"):  # at once, not when the first image is asked for
+        with pytest.raises(InputError, match="no folder|neither labels.npy"):
+            corrupted_examples(task, folder=tmp_path / folder)
+    for severities in ((0,), (6,), ()):
+        with pytest.raises(InputError, match="severities are"):
+            list(read_corrupted(tmp_path, task, ("fog",), severities))
+    np.save(tmp_path / "labels.npy", np.array(["a"] * len(labels)))
+    with pytest.raises(InputError, match="labels of <U1"):
+        list(read_corrupted(tmp_path, task, ("fog",)))
 
 
 def write(split: Split, folder: Path, names: tuple[str, ...]) -> None:
@@ -333,6 +360,9 @@ def test_published_folders_are_read(tmp_path: Path, task: Task) -> None:
     assert [(name, severity, len(split)) for name, severity, split in found] == [("snow", 3, 30), ("fog", 3, 30)]
     # In folders the classes come one after the other.
     assert found[0][2].targets.tolist() == sorted(task.test.targets.tolist())
+    part = list(read_corrupted(tmp_path, task, ("snow", "fog"), (1, 3), n=6))
+    assert len({tuple(split.ids) for *_, split in part}) == 1  # the same images everywhere
+    assert len(part[0][2]) == 6
 
 
 # Second sets and strangers
@@ -435,11 +465,12 @@ def test_strangers_from_folders_and_sets(tmp_path: Path, task: Task) -> None:
 
 
 def test_models_on_a_line_have_no_effective_robustness() -> None:
-    x = np.array([0.6, 0.7, 0.8, 0.9])
     z = np.array([-1.0, 0.0, 1.0])
-    slope, intercept = stats.accuracy_line(ndtr(z), ndtr(0.5 * z - 0.3))
-    assert slope == pytest.approx(0.5)
-    assert intercept == pytest.approx(-0.3)
+    points = np.arange(10_000) / 10_000  # accuracies in steps of a ten-thousandth, on the line
+    straight = stats.off_the_line(points < ndtr(z)[:, None], points < ndtr(0.5 * z - 0.3)[:, None], np.arange(3), 100)
+    assert straight.slope == pytest.approx(0.5, abs=1e-3)
+    assert straight.intercept == pytest.approx(-0.3, abs=1e-3)
+    assert np.abs(straight.effective).max() < 1e-3
     rng = np.random.default_rng(0)
     inside, outside = (np.sort(rng.random((1, 4000)), axis=1) for _ in range(2))
     probit = 0.8 * np.array([-0.4, 0.2, 0.8, 1.4])
@@ -452,18 +483,36 @@ def test_models_on_a_line_have_no_effective_robustness() -> None:
     assert found.low[3] > 0
     assert (found.low <= found.effective).all()
     assert (found.effective <= found.high).all()
-    level = stats.off_the_line(models_in[[0, 0, 0, 3]], models_out, np.array([0, 1, 2]))
-    assert np.isnan(level.effective).all()  # reference models that don't differ make no line
-    with pytest.raises(InputError, match="accuracies differ"):
-        stats.accuracy_line(np.array([0.5, 0.5]), x[:2])
-    with pytest.raises(InputError, match="accuracies differ"):
-        stats.accuracy_line(np.array([0.5, 1.0]), x[:2])
+    for k in (3, 6, 7):  # reference models that don't differ make no line, however their mean is rounded
+        for right in range(1, 40, 4):
+            same = np.tile(np.arange(40) < right, (k + 1, 1))
+            level = stats.off_the_line(same, rng.random((k + 1, 40)) < 0.5, np.arange(k), 50)
+            assert np.isnan(np.stack([level.effective, level.low, level.high])).all(), (k, right)
     p = said(50)
     with pytest.raises(InputError, match="the line needs three"):
         shift.effective_robustness({"a": p, "b": p}, {"a": p, "b": p}, ["a", "b"])
     three = {"a": p, "b": p, "c": p.take(slice(1, None))}
-    with pytest.raises(InputError, match="the same examples and classes, one label each; c was not"):
+    with pytest.raises(InputError, match="the same examples and classes; c was not"):
         shift.effective_robustness(three, three, ["a", "b", "c"])
+
+
+def test_effective_robustness_is_that_of_the_hits() -> None:
+    four = {name: said(120, seed=k, sharp=0.5 + k) for k, name in enumerate("abcd")}
+    elsewhere = {name: replace(said(90, seed=9 + k, sharp=0.3 + k), split="other") for k, name in enumerate("abcd")}
+    truth = {split: next(iter(of.values())).targets for split, of in (("in", four), ("out", elsewhere))}
+    four = {name: replace(p, targets=truth["in"]) for name, p in four.items()}
+    elsewhere = {n: replace(p, targets=truth["out"], ids=tuple(f"o{i}" for i in p.ids)) for n, p in elsewhere.items()}
+    for outside, paired in ((elsewhere, False), (four, True)):
+        frame = shift.effective_robustness(four, outside, ["a", "b", "c"], resamples=200)
+        hits = [np.stack([p.predicted == p.targets for p in of.values()]) for of in (four, outside)]
+        direct = stats.off_the_line(hits[0], hits[1], np.arange(3), 200, paired=paired)
+        assert frame["effective"].tolist() == direct.effective.tolist()
+        assert frame["low"].tolist() == direct.low.tolist()
+        assert frame["inside"].tolist() == hits[0].mean(1).tolist()
+        assert frame["reference"].tolist() == [True, True, True, False]
+        assert frame.attrs["line"] == (direct.slope, direct.intercept)
+    with pytest.raises(InputError, match="with predictions of both sets"):
+        shift.effective_robustness(four, {"a": four["a"]}, ["a", "b", "c"])
 
 
 def test_all_right_and_all_wrong_stay_finite() -> None:
@@ -554,8 +603,9 @@ def test_averaged_weights(tiny: Checkpoint, task: Task) -> None:
         averaged((a, build_model(tiny, make_task(classes=4))))
 
 
-def test_ways_are_what_they_are_called(tiny: Checkpoint, task: Task) -> None:
-    how = {"epochs": 1, "soup": 2, "device": "cpu", "precision": "fp32", "log": lambda line: None}
+def test_ways_are_what_they_are_called(tiny: Checkpoint) -> None:
+    task = make_task(200, noise=90)  # hard enough for fine-tuning to end elsewhere than at the probe
+    how = {"epochs": 4, "lr": 0.03, "soup": 2, "device": "cpu", "precision": "fp32", "log": lambda line: None}
     found = shift.adapt_in_ways(tiny, task, **how)  # type: ignore[arg-type]
     assert list(found.models) == list(shift.WAYS)
     probe, tuned_one = found.models["probe"], found.models["lp-ft"]
@@ -566,11 +616,26 @@ def test_ways_are_what_they_are_called(tiny: Checkpoint, task: Task) -> None:
     assert all(torch.equal(v, wise[k]) for k, v in found.models["wise-ft"].state_dict().items())
     soup = averaged(found.runs).state_dict()
     assert all(torch.equal(v, soup[k]) for k, v in found.models["soup"].state_dict().items())
+    different = [probe, *found.runs]
+    assert len({bits(model) for model in different}) == 3
+    quarter = shift.adapt_in_ways(tiny, task, ["wise-ft"], alpha=0.25, **how)  # type: ignore[arg-type]
+    assert bits(quarter.models["wise-ft"]) == bits(averaged((probe, tuned_one), (0.75, 0.25)))
+    score = {
+        name: float((p.predicted == p.targets).mean())
+        for name, p in ((name, predict(model, task.val, task, "cpu", "fp32")) for name, model in found.models.items())
+    }
+    assert score["lp-ft"] >= score["probe"]
+    with pytest.raises(InputError, match="soup is 0"):
+        shift.adapt_in_ways(tiny, task, ["lp-ft"], soup=0)
     again = shift.adapt_in_ways(tiny, task, ["lp-ft"], **how)  # type: ignore[arg-type]
     assert all(torch.equal(v, tuned_one.state_dict()[k]) for k, v in again.models["lp-ft"].state_dict().items())
     path = shift.weight_path(probe, tuned_one, task, {"test": task.test}, (0, 1), device="cpu", precision="fp32")
     own = predict(tuned_one, task.test, task, "cpu", "fp32")
     assert path.loc[1, "test"] == pytest.approx(float((own.predicted == own.targets).mean()))
+    two = task.test.take(np.flatnonzero(task.test.targets.numpy() < 2))
+    among = predict(probe, two, task, "cpu", "fp32").among(["a", "b"])
+    part = shift.weight_path(probe, tuned_one, task, {"two": two}, (0,), device="cpu", precision="fp32")
+    assert part.loc[0, "two"] == pytest.approx(float((among.predicted == among.targets).mean()))
     with pytest.raises(InputError, match="unknown way 'wise'; did you mean 'wise-ft'"):
         shift.adapt_in_ways(tiny, task, ["wise"])
 
@@ -620,6 +685,7 @@ def test_maps_show_what_counts(tiny: Checkpoint, task: Task) -> None:
         found = attribution(model, images, targets, method, device="cpu")
         assert found.shape == (4, 16, 16)
         assert (found >= 0).all()
+        assert found.reshape(4, -1).max(1).min() > 0
         assert np.array_equal(found, attribution(model, images, targets, method, device="cpu"))
     with pytest.raises(InputError, match="'integrated gradients' or 'grad-cam'"):
         attribution(model, images, targets, "saliency", device="cpu")  # type: ignore[arg-type]
@@ -638,7 +704,10 @@ def test_a_pixel_that_counts_is_found(tiny: Checkpoint, task: Task) -> None:
     outside = np.ones((16, 16), dtype=bool)
     outside[2:5, 3:6] = False
     assert found[:, outside].max() == pytest.approx(0, abs=1e-7)
-    assert found[:, ~outside].min() > 0
+    # A linear network's integrated gradients are its weights times its inputs.
+    x = model.preprocess(task.test.inputs[:3])[:, :, 2:5, 3:6]
+    weight = head.weight[task.test.targets[:3]].view(3, 3, 3, 3)
+    assert found[:, 2:5, 3:6] == pytest.approx((x * weight).abs().sum(1).detach().numpy(), rel=1e-4, abs=1e-6)
     with pytest.raises(InputError, match="no layer of this network has positions"):
         attribution(model, task.test.inputs[:3], task.test.targets[:3], "grad-cam", device="cpu")
 
@@ -648,12 +717,16 @@ def test_shuffled_weights_keep_sizes_and_lose_the_rest(tiny: Checkpoint, task: T
     blind = shuffled_weights(model)
     for (name, a), (_, b) in zip(model.named_parameters(), blind.named_parameters(), strict=True):
         assert torch.equal(a.flatten().sort().values, b.flatten().sort().values), name
+        assert a.ndim < 2 or not torch.equal(a, b), name
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), blind.buffers(), strict=True))
+    assert bits(blind) == bits(shuffled_weights(model))
     head_only = shuffled_weights(model, "head")
     own = model.backbone.state_dict()
     assert all(torch.equal(v, own[k]) for k, v in head_only.backbone.state_dict().items())
     assert not torch.equal(head_only.head.weight, model.head.weight)  # type: ignore[arg-type]
     maps = np.random.default_rng(0).random((3, 4, 4))
-    assert rank_correlation(maps, maps) == pytest.approx(np.ones(3))
+    assert rank_correlation(maps, maps**3) == pytest.approx(np.ones(3))
+    assert rank_correlation(maps, -maps) == pytest.approx(-np.ones(3))
     assert np.isnan(rank_correlation(np.zeros((1, 2, 2)), maps[:1, :2, :2]))[0]
 
 
@@ -684,6 +757,25 @@ def test_a_run_is_opened_with_its_model_and_data(saved: Path) -> None:
     opened, ways = shift.of_run("mine", device="cpu", precision="fp32", log=lambda line: None)
     assert opened.fingerprint == task.fingerprint
     assert list(ways.models) == ["probe", "run", "wise-ft"]
+
+
+def test_a_run_whose_batchnorm_learned_gets_statistics_of_its_own(saved: Path) -> None:
+    model, task, record = runs.reopen(saved)
+    stage = Stage("all", epochs=1, batchnorm="train", augment=())
+    history = finetune(model, task, [stage], log=lambda line: None, device="cpu", precision="fp32", keep="last")
+    test = predict(model, task.test, task, "cpu", "fp32")
+    runs.save_run("finetune", record["parameters"], task=task, model=model, history=history, predictions=test,
+                  reports={}, run_name="learned")  # fmt: skip
+    _, ways = shift.of_run("learned", device="cpu", precision="fp32", log=lambda line: None)
+    assert ways.measured
+    assert ways.probe is not None
+    plain = averaged((ways.probe, ways.models["run"])).state_dict()
+    mixed = ways.models["wise-ft"].state_dict()
+    assert all(torch.equal(mixed[k], plain[k]) == ("running" not in k) for k in plain if "num_batches" not in k)
+    measured = shift.weight_path(ways.probe, model, task, {"test": task.test}, (0.5,), measured=True, device="cpu",
+                                 precision="fp32")  # fmt: skip
+    said_there = predict(ways.models["wise-ft"], task.test, task, "cpu", "fp32")
+    assert measured.loc[0.5, "test"] == pytest.approx(float((said_there.predicted == said_there.targets).mean()))
 
 
 def test_what_is_not_the_run_that_was_saved_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def corrupt(images: Tensor, name: str, severity: int = 3, seed: int = 0, device:
     severity; made on `device`, given back on the CPU.
 
     Parameters are the published ones for images of the nearest side among 32, 64 and 224. Draws depend on the seed, the
-    corruption and an image's place, not on the severity: what differs between severities is the strength alone.
+    corruption, an image's place and how many there are, not on the severity: what differs is the strength alone.
     Equal arguments give equal bits on one machine.
 
     InputError for a name that is none, another severity, and data that are no images.
@@ -47,7 +47,7 @@ def corrupt(images: Tensor, name: str, severity: int = 3, seed: int = 0, device:
             f"unknown corruption {name!r}{did_you_mean(name, list(_FUNCTIONS)) or ';'} there are "
             f"{', '.join(_FUNCTIONS)}"
         )
-    if isinstance(severity, bool) or severity not in (1, 2, 3, 4, 5):
+    if isinstance(severity, bool) or not isinstance(severity, int) or not 1 <= severity <= 5:
         raise InputError(f"severity is {severity!r}; it must be 1, 2, 3, 4 or 5")
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise InputError(
@@ -62,7 +62,7 @@ def corrupt(images: Tensor, name: str, severity: int = 3, seed: int = 0, device:
         x = batch.to(where).permute(0, 3, 1, 2).float() / 255
         x = _FUNCTIONS[name](x, c, generator(seed, "corruption", name, k))
         done.append((x.clamp(0, 1) * 255 + 1e-3).to(torch.uint8).permute(0, 2, 3, 1).cpu())  # 254.9999 is 255
-    return torch.cat(done) if done else images
+    return torch.cat(done)
 
 
 def corrupted(split: Split, name: str, severity: int = 3, seed: int = 0, device: str = "auto") -> Split:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -99,15 +100,11 @@ def corrupted_examples(
 ) -> tuple[Split, Iterator[tuple[str, int, Split]]]:  # fmt: skip
     """Clean images, and the corrupted ones by corruption and severity: made of `n` of the task's test images, drawn by
     `seed`, or read from a `folder` as `read_corrupted` takes it; the clean ones are then the whole test split."""
-    unknown = [name for name in names if name not in STRENGTHS]
-    if unknown or not set(severities) <= {1, 2, 3, 4, 5}:
-        what = f"severities are {list(severities)};"
-        if unknown:
-            what = f"unknown corruption {unknown[0]!r}{did_you_mean(unknown[0], list(STRENGTHS)) or ';'}"
-        raise InputError(f"{what} there are {', '.join(STRENGTHS)}, at severities 1 to 5")
     if folder is not None:
-        _corrupted_root(folder)
-        return task.test, read_corrupted(folder, task, names, severities, n, seed)
+        found = read_corrupted(folder, task, names, severities, n, seed)
+        first = next(found)  # what is wrong with the folder is said now
+        return task.test, chain([first], found)
+    _check(names, severities)
     clean = _part(task.test, n, seed)
     return clean, make_corrupted(clean, names, severities, seed, device)
 
@@ -133,7 +130,10 @@ def read_corrupted(
     images are drawn everywhere. Those of `names` that are not there are left out; InputError if none is. Arrays hold
     numbers, not names: they are taken to count the classes in the task's order.
     """
-    root = _corrupted_root(folder)
+    _check(names, severities)
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise InputError(f"there is no folder {str(folder)!r} of corrupted images, seen from {Path.cwd()}")
     if (root / "labels.npy").is_file():
         yield from _arrays_by_severity(root, task, names, severities, n, seed)
         return
@@ -146,11 +146,13 @@ def read_corrupted(
             yield name, severity, _labelled(split, classes, task, f"{name} {severity}")
 
 
-def _corrupted_root(folder: str | Path) -> Path:
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise InputError(f"there is no folder {str(folder)!r} of corrupted images, seen from {Path.cwd()}")
-    return root
+def _check(names: Sequence[str], severities: Sequence[int]) -> None:
+    unknown = [name for name in names if name not in STRENGTHS]
+    what = f"unknown corruption {unknown[0]!r}{did_you_mean(unknown[0], list(STRENGTHS)) or ';'}" if unknown else ""
+    if not set(severities) <= {1, 2, 3, 4, 5} or not severities:
+        what = f"severities are {list(severities)};"
+    if what or not names:
+        raise InputError(f"{what or 'no corruption is named;'} there are {', '.join(STRENGTHS)}, at severities 1 to 5")
 
 
 def _arrays_by_severity(
@@ -193,8 +195,9 @@ def _check_arrays(pixels: np.ndarray, labels: np.ndarray, task: Task, path: Path
         raise InputError(
             f"{path} must be uint8 (N, H, W, 3) with labels (N,), got {pixels.dtype} {pixels.shape} and {labels.shape}"
         )
-    if len(labels) == 0 or labels.min() < 0 or labels.max() >= task.n_classes or labels.dtype.kind not in "iu":
-        seen = f"labels from {labels.min()} to {labels.max()}" if len(labels) else "no labels"
+    whole = len(labels) > 0 and labels.dtype.kind in "iu"
+    if not whole or labels.min() < 0 or labels.max() >= task.n_classes:
+        seen = f"labels from {labels.min()} to {labels.max()}" if whole else f"{len(labels)} labels of {labels.dtype}"
         raise InputError(f"{path} has {seen}; {task.name} has {task.n_classes} classes, 0 to {task.n_classes - 1}")
 
 

@@ -94,17 +94,16 @@ def rank_of_threshold(n: int, alpha: float) -> int:
     return int(np.ceil((n + 1) * (1 - alpha) - 1e-9))
 
 
-def promised_coverage(n: int, m: int, alpha: float, level: float = 0.95) -> tuple[float, float]:
-    """Where the coverage on m further examples lies at `level`, of a threshold from n examples of the same source.
+def promised_coverage(n: int, m: int, alpha: float) -> tuple[float, float]:
+    """Where the coverage on m further examples lies in 95 of 100 cases, of a threshold from n of the same source.
 
-    A beta-binomial law (Vovk 2012): the threshold is itself a draw. Outside of it the source is another, but for a
-    chance of 1 - level.
+    A beta-binomial law (Vovk 2012): the threshold is itself a draw. Outside of it the source is another, but for five
+    cases of 100.
     """
-    k = min(rank_of_threshold(n, alpha), n + 1)
+    k = rank_of_threshold(n, alpha)
     if k > n:
         return 1.0, 1.0
-    tail = (1 - level) / 2
-    low, high = betabinom.ppf([tail, 1 - tail], m, k, n + 1 - k)
+    low, high = betabinom.ppf([0.025, 0.975], m, k, n + 1 - k)
     return float(low) / m, float(high) / m
 
 

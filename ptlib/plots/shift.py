@@ -1,4 +1,4 @@
-"""Figures of what holds up: under corruption, elsewhere, in confidence, before strangers; and where a model looks."""
+"""Figures of what holds up: under corruption, elsewhere, in confidence, before the unknown; and where a model looks."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def risk_curves(said: Mapping[str, Predictions], ax: Axes | None = None) -> Axes
 
 
 def accuracy_estimates(frame: Any, ax: Axes | None = None) -> Axes:
-    """Guessed against true accuracy of `estimated_accuracy`, a marker for each way of guessing."""
+    """Estimated against true accuracy of `estimated_accuracy`, a marker for each way of estimating."""
     ax = axes(ax, 5, 4.2)
     ways = [column for column in frame.columns if column != "accuracy"]
     for name, color, marker in zip(ways, cycle(PALETTE), cycle("osD^v"), strict=False):

@@ -1,4 +1,4 @@
-"""What a test accuracy does not say: corruption, other data, confidence, strangers, and what adapting does to them."""
+"""What a test accuracy does not say: corruption, other data, confidence, the unknown, what adapting does to them."""
 
 from ptlib.shift.confidence import (
     calibration,

@@ -82,6 +82,8 @@ def conformal(
             drawn = stats.resample(np.arange(len(p)), resamples, seed, groups=labels,
                                    of=lambda w, held=held: w @ held / w.sum(1))  # type: ignore[misc]  # fmt: skip
             low, high = stats.percentile(np.concatenate(list(drawn)))
+            if low == high:  # where all resamples agree they say nothing of its uncertainty
+                low = high = float("nan")
         promised = m.promised_coverage(len(of_val), n, alpha)
         found[name] = {
             "coverage": held.mean(), "low": low, "high": high, "promised from": promised[0], "to": promised[1],
@@ -121,7 +123,7 @@ def selective_prediction(
 
 
 def estimated_accuracy(val: Predictions, said: Mapping[str, Predictions]) -> Any:
-    """The accuracy on each set as guessed from val and from the set's images alone, and what it is: a DataFrame.
+    """The accuracy on each set as estimated from val and from the set's images alone, and what it is: a DataFrame.
 
     `as on val` is no change; `mean confidence` believes the model; `difference of confidences` (Guillory et al. 2021)
     and average thresholded confidence by confidence and by entropy (`ATC`; Garg et al. 2022) compare with val. Give

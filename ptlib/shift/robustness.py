@@ -64,7 +64,7 @@ class Corrupted:
         """
         if isinstance(baseline, Corrupted) and (baseline.said.keys() != self.said.keys() or baseline._ids != self._ids):
             raise InputError("the baseline's corruptions, severities and examples must be the same")
-        if baseline is ALEXNET and {severity for _, severity in self.said} != {1, 2, 3, 4, 5}:
+        if baseline == ALEXNET and {severity for _, severity in self.said} != {1, 2, 3, 4, 5}:
             raise InputError("AlexNet's published errors are means of severities 1 to 5; take all five")
         n = len(self._ids)
         each = np.stack([c for name in self.names for c in (self.wrong(name), _wrong(baseline, name, n))], 1)
@@ -179,14 +179,18 @@ def effective_robustness(
     import pandas as pd
 
     names = list(inside)
-    lacking = [name for name in reference if name not in inside]
-    if lacking or len(set(reference)) < 3:
-        raise InputError(f"the line needs three of {', '.join(names)}; got {', '.join(reference) or 'none'}")
+    if not set(reference) <= set(names) or len(set(reference)) < 3 or set(outside) != set(names):
+        raise InputError(
+            f"the line needs three of {', '.join(names)}, with predictions of both sets; got "
+            f"{', '.join(reference) or 'none'}"
+        )
     firsts = [next(iter(said.values())) for said in (inside, outside)]
     for said, first in zip((inside, outside), firsts, strict=True):
         odd = next((k for k, p in said.items() if p.ids != first.ids or p.class_names != first.class_names), None)
-        if odd is not None or first.multilabel:
-            raise InputError(f"all models must be asked the same examples and classes, one label each; {odd} was not")
+        if first.multilabel:
+            raise InputError("this is of one label an example; take predictions.one_vs_rest(<label>)")
+        if odd is not None:
+            raise InputError(f"all models must be asked the same examples and classes; {odd} was not")
     hits = [np.stack([said[n].predicted == said[n].targets for n in names]) for said in (inside, outside)]
     rows = np.array([names.index(name) for name in dict.fromkeys(reference)])
     found = stats.off_the_line(hits[0], hits[1], rows, resamples, seed, paired=firsts[0].ids == firsts[1].ids)
@@ -204,10 +208,9 @@ def _wrong(of: Corrupted | Mapping[str, float], name: str, n: int) -> np.ndarray
         if name not in of:
             raise InputError(f"the baseline has no error for {name!r}; it has {', '.join(of)}")
         return np.full(n, of[name])
-    wrong = of.wrong(name)
-    if len(wrong) != n:
-        raise InputError(f"there are {len(wrong)} clean images and {n} corrupted ones; a relative error needs the same")
-    return wrong
+    if name == "clean" and of.clean.ids != of._ids:
+        raise InputError("the clean images are others than the corrupted ones; a relative error needs the same")
+    return of.wrong(name)
 
 
 def _resampled(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:

@@ -50,8 +50,8 @@ def outlier_scores(
 def separation(scores: Scores, known: str, seed: int = 0) -> Any:
     """How well each score tells the set `known` from each other set: a DataFrame indexed by score and set.
 
-    `auroc`, the chance that a stranger scores above a known example, with DeLong's interval (`auroc low`, `high`);
-    `fpr95`, the share of strangers that pass where 95 % of the known do, with its bootstrap (`fpr95 low`, `high`).
+    `auroc`, the chance that an unknown example scores above a known one, with DeLong's interval (`auroc low`, `high`);
+    `fpr95`, the share of unknown ones that pass where 95 % of the known do, with its bootstrap (`fpr95 low`, `high`).
     """
     import pandas as pd
 

@@ -55,6 +55,8 @@ def adapt_in_ways(
 
     InputError for a way that is none.
     """
+    if soup < 1 or not ways:
+        raise InputError(f"soup is {soup} and ways are {list(ways)}; a run and a way are needed at least")
     for way in ways:
         if way not in WAYS:
             raise InputError(f"unknown way {way!r}{did_you_mean(way, WAYS) or ';'} there are {', '.join(WAYS)}")

@@ -1,6 +1,6 @@
 """What a sample allows one to say: intervals, paired tests, power, the spread between runs, and learning curves."""
 
-from ptlib.stats.curves import OffTheLine, PowerLaw, accuracy_line, bias_variance, off_the_line, power_law, reaches
+from ptlib.stats.curves import OffTheLine, PowerLaw, bias_variance, off_the_line, power_law, reaches
 from ptlib.stats.intervals import (
     Bounds,
     bca,
@@ -34,7 +34,7 @@ from ptlib.stats.seeds import (
 )
 
 __all__ = [
-    "Bounds", "OffTheLine", "Power", "PowerLaw", "Variance", "accuracy_line", "bca", "bias_variance", "bootstrap_runs",
+    "Bounds", "OffTheLine", "Power", "PowerLaw", "Variance", "bca", "bias_variance", "bootstrap_runs",
     "chunks", "clopper_pearson", "delong", "discordant_odds", "false_alarms", "holm", "interquartile_mean", "mcnemar",
     "off_the_line", "percentile", "performance_profile", "permutation_p", "pivotal", "power_law",
     "probability_of_improvement", "reaches", "resample", "rows_of_groups", "sample_size", "smallest_difference",

@@ -85,22 +85,6 @@ def bias_variance(probabilities: np.ndarray, targets: np.ndarray) -> tuple[float
     return float(((p - truth) ** 2).sum(-1).mean()) - variance, variance
 
 
-def accuracy_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Slope and intercept of the line through accuracies of several models in (x) and out of distribution (y), (K,).
-
-    By least squares on the probit scale, where such lines are straight (Miller et al. 2021, arXiv 2107.04649).
-    InputError unless two accuracies differ in distribution.
-    """
-    a, b = (ndtri(np.asarray(v, dtype=np.float64)) for v in (x, y))
-    if a.shape != b.shape or a.ndim != 1 or not np.isfinite(a).all() or not np.isfinite(b).all() or np.ptp(a) == 0:
-        raise InputError(
-            "a line needs two models or more whose accuracies differ and lie between 0 and 1, got "
-            f"{np.round(x, 3).tolist()} in and {np.round(y, 3).tolist()} out of distribution"
-        )
-    slope = float(((a - a.mean()) * (b - b.mean())).sum() / ((a - a.mean()) ** 2).sum())
-    return slope, float(b.mean() - slope * a.mean())
-
-
 class OffTheLine(NamedTuple):
     """Effective robustness of M models, with the ends of its interval, (M,) each; the line's slope and intercept."""
 
@@ -116,7 +100,8 @@ def off_the_line(
     paired: bool = False,
 ) -> OffTheLine:  # fmt: skip
     """Effective robustness of each of M models: its accuracy out of distribution less what the line of the `reference`
-    models (see `accuracy_line`) gives at its accuracy in distribution (Taori et al. 2020).
+    models gives at its accuracy in distribution (Taori et al. 2020). The line is fitted by least squares on the probit
+    scale, where such lines are straight (Miller et al. 2021, arXiv 2107.04649).
 
     `inside` (M, N) and `outside` (M, N') are 1 where a model is right; `reference` names rows. The interval is that of
     2.5 to 97.5 % of resamples: of the examples of both sets (the same examples where they are `paired`), with the line
@@ -138,6 +123,7 @@ def off_the_line(
     dx, dy = (v[:, reference] - v[:, reference].mean(1, keepdims=True) for v in (x, y))
     with np.errstate(invalid="ignore", divide="ignore"):
         slope = (dx * dy).sum(1, keepdims=True) / (dx**2).sum(1, keepdims=True)
+    slope[np.ptp(x[:, reference], axis=1) == 0] = np.nan  # where rounding leaves dx just off 0
     intercept = (y[:, reference] - slope * x[:, reference]).mean(1, keepdims=True)
     scatter = (dy - slope * dx) * np.sqrt(k / max(k - 2, 1))
     noise = np.take_along_axis(scatter, rng.integers(0, k, (len(x), x.shape[1])), 1)

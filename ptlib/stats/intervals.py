@@ -43,8 +43,8 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Bounds:
     return low, high
 
 
-def delong(known: np.ndarray, unknown: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """The chance that one of `unknown` (m,) scores above one of `known` (n,), ties counting half, and its interval.
+def delong(known: np.ndarray, unknown: np.ndarray) -> tuple[float, float, float]:
+    """The chance that one of `unknown` (m,) scores above one of `known` (n,), ties half, and its 95 % interval.
 
     That is the area under the ROC curve; its variance by DeLong et al. (1988), the interval on the logit scale, so
     that it stays in 0..1. NaN ends where the two don't overlap: then nothing is seen of its uncertainty.
@@ -58,23 +58,23 @@ def delong(known: np.ndarray, unknown: np.ndarray, level: float = 0.95) -> tuple
     variance = above.var(ddof=1) / len(b) + below.var(ddof=1) / len(a)
     if not 0 < area < 1 or variance == 0:
         return area, np.nan, np.nan
-    half = float(ndtri((1 + level) / 2)) * np.sqrt(variance) / (area * (1 - area))
+    half = float(ndtri(0.975)) * np.sqrt(variance) / (area * (1 - area))
     low, high = expit(logit(area) + np.array([-half, half]))
     return area, float(low), float(high)
 
 
 def false_alarms(
-    known: np.ndarray, unknown: np.ndarray, kept: float = 0.95, resamples: int = 10_000, seed: int = 0
+    known: np.ndarray, unknown: np.ndarray, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The share of `unknown` (m,) that passes where `kept` of `known` (n,) do, scores being the higher the stranger:
-    the false positive rate at 95 % true positives; and its percentile bootstrap.
+    """The share of `unknown` (m,) that passes where 95 % of `known` (n,) do, scores being the higher the stranger: the
+    false positive rate at 95 % true positives; and its percentile bootstrap.
 
     The threshold is the least score that so many of the known don't exceed. Both samples are drawn anew. What a
     resample's order statistic and share come to has a law, a beta and a binomial one, so that is drawn instead.
     """
     a, b = np.sort(np.asarray(known, dtype=np.float64)), np.sort(np.asarray(unknown, dtype=np.float64))
     n, m, rng = len(a), len(b), np.random.default_rng(seed)
-    k = int(np.ceil(n * kept - 1e-9))
+    k = int(np.ceil(n * 0.95 - 1e-9))
     passing = np.searchsorted(b, a, "right")  # of the unknown, at or below each known
     drawn = np.ceil(n * rng.beta(k, n - k + 1, resamples)).astype(int).clip(1, n) - 1
     shares = rng.binomial(m, passing[drawn] / m) / m
