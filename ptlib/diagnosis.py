@@ -162,7 +162,7 @@ def worst_slice(predictions: Predictions, by: str | Sequence[Any], level: float 
     return names[groups[worst]], Estimate(float(hits[worst] / sizes[worst]), float(low), float(high), method, level)
 
 
-def without_duplicates(predictions: Predictions, duplicates: Duplicates) -> Any:
+def by_duplicate(predictions: Predictions, duplicates: Duplicates) -> Any:
     """Accuracy on all test examples, on those that stand in train too, and on the others: a pandas DataFrame.
 
     The last is what to report where the first two differ. Intervals are Wilson's.

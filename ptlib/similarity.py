@@ -97,6 +97,16 @@ def averaged(models: Sequence[Model], shares: Sequence[float] | None = None) -> 
     return mixed
 
 
+def mixed(a: Model, b: Model, share: float, inputs: Tensor | None = None, device: str = "auto", n: int = 2048) -> Model:
+    """The network of weights (1 - share) a + share b; with images, BatchNorm's statistics measured on n of them."""
+    model = averaged((a, b), (1 - share, share))
+    if inputs is not None:
+        where = choose_device(device)
+        place(model, where)
+        measure_statistics(model, [name for name, _ in model.named_parameters()], inputs, where, n)
+    return model
+
+
 def between(
     a: Model, b: Model, task: Task, points: Sequence[float] = tuple(np.linspace(0, 1, 5)), *, device: str = "auto",
     precision: str = "auto",
@@ -109,13 +119,9 @@ def between(
     """
     import pandas as pd
 
-    where = choose_device(device)
-    names = [name for name, _ in a.named_parameters()]
     rows = []
     for p in points:
-        model = averaged((a, b), (1 - p, p))
-        place(model, where)
-        measure_statistics(model, names, task.train.inputs, where, 256)
+        model = mixed(a, b, p, task.train.inputs, device, 256)
         rows.append({"point": float(p), "loss": risk(model, task.test, task, device, precision)["mean"]})
     return pd.DataFrame(rows)
 

@@ -32,7 +32,7 @@ from ptlib.data.second import (
     read_corrupted,
     usual_unknown,
 )
-from ptlib.diagnosis import without_duplicates, worst_slice
+from ptlib.diagnosis import by_duplicate, worst_slice
 from ptlib.errors import InputError
 from ptlib.models import Model, build_model
 from ptlib.prediction import features, predict
@@ -552,10 +552,10 @@ def test_the_worst_group_has_an_interval_that_holds() -> None:
 
 def test_the_score_without_duplicates() -> None:
     p = Predictions.of([0, 0, 1, 1], np.eye(2)[[0, 1, 1, 1]], ids=["a", "b", "c", "d"])
-    frame = without_duplicates(p, Duplicates([("t", "a")], [("u", "c"), ("v", "c")]))
+    frame = by_duplicate(p, Duplicates([("t", "a")], [("u", "c"), ("v", "c")]))
     assert frame["n"].tolist() == [4, 1, 1, 2]
     assert frame["accuracy"].tolist() == [0.75, 1, 1, 0.5]
-    assert np.isnan(without_duplicates(p, Duplicates([], [])).loc["exact duplicates", "accuracy"])
+    assert np.isnan(by_duplicate(p, Duplicates([], [])).loc["exact duplicates", "accuracy"])
 
 
 def test_metadata_is_joined_by_id(tmp_path: Path) -> None:
@@ -767,12 +767,12 @@ def test_a_run_whose_batchnorm_learned_gets_statistics_of_its_own(saved: Path) -
     runs.save_run("finetune", record["parameters"], task=task, model=model, history=history, predictions=test,
                   reports={}, run_name="learned")  # fmt: skip
     _, ways = shift.of_run("learned", device="cpu", precision="fp32", log=lambda line: None)
-    assert ways.measured
+    assert ways.relearned
     assert ways.probe is not None
     plain = averaged((ways.probe, ways.models["run"])).state_dict()
     mixed = ways.models["wise-ft"].state_dict()
     assert all(torch.equal(mixed[k], plain[k]) == ("running" not in k) for k in plain if "num_batches" not in k)
-    measured = shift.weight_path(ways.probe, model, task, {"test": task.test}, (0.5,), measured=True, device="cpu",
+    measured = shift.weight_path(ways.probe, model, task, {"test": task.test}, (0.5,), relearned=True, device="cpu",
                                  precision="fp32")  # fmt: skip
     said_there = predict(ways.models["wise-ft"], task.test, task, "cpu", "fp32")
     assert measured.loc[0.5, "test"] == pytest.approx(float((said_there.predicted == said_there.targets).mean()))

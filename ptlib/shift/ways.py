@@ -14,11 +14,9 @@ from ptlib.errors import InputError, did_you_mean
 from ptlib.models import Model, build_model, load_checkpoint
 from ptlib.prediction import predict
 from ptlib.runs import reopen
-from ptlib.runtime import choose_device, place
 from ptlib.shift.robustness import present_classes
-from ptlib.similarity import averaged
+from ptlib.similarity import averaged, mixed
 from ptlib.stages import Stage, recipe
-from ptlib.step import measure_statistics
 from ptlib.train import finetune
 
 WAYS = ("probe", "full", "lp-ft", "wise-ft", "soup")
@@ -29,14 +27,14 @@ class Ways:
     """Models by the way they were adapted; the `probe` they can be compared with, asked for or not, where there is one;
     and the `runs` of LP-FT, one for each seed, that a soup is made of, or the one run there is.
 
-    `measured` says that BatchNorm learned new statistics on the way, so that a mean of weights needs its own.
+    `relearned` says that BatchNorm learned new statistics on the way, so that a mean of weights needs its own.
     """
 
     models: dict[str, Model]
     probe: Model | None
     runs: list[Model]
     selected_on: str
-    measured: bool = False
+    relearned: bool = False
 
 
 def adapt_in_ways(
@@ -101,36 +99,27 @@ def of_run(
     finetune(probe, task, recipe("probe"), log=lambda line: None, **how)
     models = {"probe": probe, **models}
     try:
-        models["wise-ft"] = mixed(probe, model, alpha, task if relearned else None, device)
+        models["wise-ft"] = mixed(probe, model, alpha, task.train.inputs if relearned else None, device)
     except InputError as e:
         log(f"no WiSE-FT: {e}")
     return task, Ways(models, probe, [model], selected, relearned)
 
 
-def mixed(start: Model, tuned: Model, alpha: float, task: Task | None = None, device: str = "auto") -> Model:
-    """The network of weights (1 - alpha) start + alpha tuned; with a task, BatchNorm's statistics measured on it."""
-    model, where = averaged((start, tuned), (1 - alpha, alpha)), choose_device(device)
-    if task is not None:
-        place(model, where)
-        measure_statistics(model, [name for name, _ in model.named_parameters()], task.train.inputs, where)
-    return model
-
-
 def weight_path(
     start: Model, tuned: Model, task: Task, sets: Mapping[str, Split],
-    alphas: Sequence[float] = (0, 0.25, 0.5, 0.75, 1), *, measured: bool = False, device: str = "auto",
+    alphas: Sequence[float] = (0, 0.25, 0.5, 0.75, 1), *, relearned: bool = False, device: str = "auto",
     precision: str = "auto",
 ) -> Any:  # fmt: skip
     """Accuracy on each set at (1 - alpha) start + alpha tuned, as a DataFrame: a row for each alpha.
 
-    A set with some of the task's classes is told apart among those. `measured` gives each network BatchNorm statistics
+    A set with some of the task's classes is told apart among those. `relearned` gives each network BatchNorm statistics
     of its own, as `Ways` says when. Nothing is to be chosen from it but on val.
     """
     import pandas as pd
 
     rows = []
     for alpha in alphas:
-        model = mixed(start, tuned, alpha, task if measured else None, device)
+        model = mixed(start, tuned, alpha, task.train.inputs if relearned else None, device)
         row = {"alpha": float(alpha)}
         for name, split in sets.items():
             p = predict(model, split, task, device, precision).among(present_classes(split, task))
