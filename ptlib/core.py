@@ -21,18 +21,29 @@ from torch import Tensor
 
 from ptlib.files import text_table
 
+VOID = 255  # the label of pixels that are not scored
+
 
 @dataclass(frozen=True)
 class Split:
     """One part of a task's data, decoded: what a `Task` has three of.
 
-    `inputs` is uint8 (N, H, W, 3), in memory or memory-mapped; `targets` is int64 (N,); `ids` names each example.
+    `inputs` is uint8 (N, H, W, 3), in memory or memory-mapped; `ids` names each example. `targets` is one of
+
+    - int64 (N,): the class of each image;
+    - uint8 (N, H, W): the class of each pixel, 255 where it is void;
+    - float32 (N, M, 7): boxes, a row each: class (-1 where there is none), x1, y1, x2, y2 in pixels of `inputs` from
+      the top left, a flag (0 plain, 1 difficult, 2 a crowd: neither counts as missed), area in pixels of the image.
+
+    `sizes` (N, 2) holds height and width of images as they came, where these differ: each lies at the top left of the
+    canvas (H, W), scaled to fit, the rest is grey. None says that images fill the canvas as they came.
     """
 
     name: str
     inputs: Tensor
     targets: Tensor
     ids: Sequence[str]
+    sizes: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.inputs.dtype != torch.uint8 or self.inputs.ndim != 4 or self.inputs.shape[-1] != 3:
@@ -40,22 +51,55 @@ class Split:
                 f"split {self.name!r}: inputs must be uint8 of shape (N, H, W, 3), "
                 f"got {self.inputs.dtype} of shape {tuple(self.inputs.shape)}"
             )
-        if self.targets.dtype != torch.int64 or self.targets.shape != (len(self.inputs),):
+        n, height, width, _ = self.inputs.shape
+        y = self.targets
+        if (y.dtype, tuple(y.shape)) not in ((torch.int64, (n,)), (torch.uint8, (n, height, width))) and not (
+            y.dtype == torch.float32 and y.ndim == 3 and len(y) == n and y.shape[2] == 7
+        ):
             raise ValueError(
-                f"split {self.name!r}: targets must be int64 of shape ({len(self.inputs)},), "
-                f"got {self.targets.dtype} of shape {tuple(self.targets.shape)}"
+                f"split {self.name!r}: targets must be int64 of shape ({n},), uint8 of ({n}, {height}, {width}) or "
+                f"float32 of ({n}, M, 7), got {y.dtype} of shape {tuple(y.shape)}"
             )
-        if len(self.ids) != len(self.inputs):
-            raise ValueError(f"split {self.name!r}: {len(self.inputs)} inputs but {len(self.ids)} ids")
-        if len(self.inputs) == 0:
+        if len(self.ids) != n:
+            raise ValueError(f"split {self.name!r}: {n} inputs but {len(self.ids)} ids")
+        if n == 0:
             raise ValueError(f"split {self.name!r} is empty; every split needs at least one example")
+        if y.ndim == 3 and y.dtype == torch.float32:
+            self._check_boxes(y, torch.tensor([width, height]))
+        if self.sizes is not None and self.sizes.shape != (n, 2):
+            raise ValueError(f"split {self.name!r}: sizes must be of shape ({n}, 2), got {tuple(self.sizes.shape)}")
+
+    def _check_boxes(self, y: Tensor, corner: Tensor) -> None:
+        there, low, high = y[..., 0] >= 0, y[..., 1:3], y[..., 3:5]
+        whole = (y[..., 0] == y[..., 0].round()) & (y[..., 0] >= -1)
+        fits = whole & ((low >= -0.01) & (low < high) & (high <= corner + 0.01)).all(2) & y.isfinite().all(2)
+        wrong = (~whole | (there & ~fits)).nonzero()
+        if len(wrong):
+            i, j = wrong[0].tolist()
+            raise ValueError(
+                f"split {self.name!r}: box {j} of {self.ids[i]!r} is {y[i, j, :5].tolist()}; it must be a class, x1, "
+                f"y1, x2 and y2 with 0 <= x1 < x2 <= {int(corner[0])} and 0 <= y1 < y2 <= {int(corner[1])}"
+            )
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def counts(self, n_classes: int) -> np.ndarray:
-        """Examples of each class, (C,)."""
-        return np.bincount(self.targets.numpy(), minlength=n_classes)
+        """Examples of each class, boxes or pixels where those have classes, (C,)."""
+        y = self.targets.numpy()
+        if y.ndim == 1:
+            return np.bincount(y, minlength=n_classes)
+        if y.dtype == np.float32:
+            return np.bincount(y[..., 0][y[..., 0] >= 0].astype(np.int64), minlength=n_classes)
+        every = sum((np.bincount(part.ravel(), minlength=256) for part in y), np.zeros(256, np.int64))
+        return every[: max(n_classes, int(np.flatnonzero(every[:VOID]).max(initial=-1)) + 1)]
+
+    def range(self) -> tuple[int, int]:
+        """The lowest and the highest class that is stated."""
+        if self.targets.ndim == 1:
+            return int(self.targets.min()), int(self.targets.max())
+        seen = np.flatnonzero(self.counts(1))
+        return int(seen.min(initial=0)), int(seen.max(initial=0))
 
     def first_of_each(self, limit: int) -> Split:
         """The first example of each class that has any, of up to `limit` classes."""
@@ -64,7 +108,8 @@ class Split:
     def take(self, rows: Sequence[int] | np.ndarray) -> Split:
         """The examples at `rows`, in that order."""
         index = torch.from_numpy(np.array(rows, dtype=np.int64))
-        return Split(self.name, self.inputs[index], self.targets[index], [self.ids[int(i)] for i in index])
+        sizes = None if self.sizes is None else self.sizes[index]
+        return Split(self.name, self.inputs[index], self.targets[index], [self.ids[int(i)] for i in index], sizes)
 
 
 @dataclass(frozen=True)
@@ -87,13 +132,13 @@ class Task:
     skipped: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.class_names) < 2:
+        if len(self.class_names) < (1 if self.kind == "detection" else 2):  # one is enough to be found or not
             raise ValueError(f"task {self.name!r} has classes {self.class_names}; at least two are needed")
         if len(set(self.class_names)) != len(self.class_names):
             raise ValueError(f"task {self.name!r} names a class twice: {self.class_names}")
         seen: dict[str, str] = {}
         for split in self.splits:
-            low, high = int(split.targets.min()), int(split.targets.max())
+            low, high = split.range()
             if low < 0 or high >= len(self.class_names):
                 raise ValueError(
                     f"task {self.name!r}, split {split.name!r}: targets run from {low} to {high}, "
@@ -121,17 +166,20 @@ class Task:
         digest = hashlib.sha256(json.dumps([self.kind, self.class_names]).encode())
         for split in self.splits:
             digest.update(json.dumps([split.name, list(split.inputs.shape), list(split.ids)]).encode())
-            digest.update(split.targets.numpy().astype("<i8").tobytes())
+            digest.update(split.targets.numpy().tobytes())
+            if split.sizes is not None:
+                digest.update(split.sizes.numpy().tobytes())
             for rows in split.inputs.split(1024):
                 digest.update(rows.contiguous().numpy())
         return digest.hexdigest()
 
     def table(self) -> list[tuple[str, ...]]:
         """Rows for display: split, examples, examples of the rarest and of the commonest class, size."""
-        rows: list[tuple[str, ...]] = [("split", "images", "per class", "pixels")]
+        what = {"detection": "boxes per class", "segmentation": "pixels per class"}.get(self.kind, "per class")
+        rows: list[tuple[str, ...]] = [("split", "images", what, "pixels")]
         for split in self.splits:
             counts = split.counts(self.n_classes)
-            spread = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+            spread = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
             height, width = split.inputs.shape[1:3]
             rows.append((split.name, f"{len(split):,}", spread, f"{height} x {width}"))
         return rows
@@ -154,6 +202,7 @@ class Task:
 class Preprocessing:
     """How a checkpoint wants its images: side in pixels, per-channel mean and std of values in 0..1, resampling.
 
+    Images become squares of `size`; with `keep_aspect` they keep their shape, and `size` is the longer side's.
     `antialias` smooths what is made smaller, as Pillow does; without it images are sampled as older code did.
     """
 
@@ -163,6 +212,7 @@ class Preprocessing:
     interpolation: str = "bicubic"
     crop: float = 1.0
     antialias: bool = True
+    keep_aspect: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 16384 or not 0 < self.crop <= 1 or self.interpolation not in ("bilinear", "bicubic"):

