@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ from ptlib.errors import InputError, did_you_mean
 __all__ = ["Duplicates", "find_duplicates", "list_tasks", "load_task"]
 
 EMBEDDED = ("photos", "photos-grey", "digits")
+# Of the other kinds, what there is by name; a folder's format says the rest.
+PLACES = {
+    "detection": ("scenes", "scenes-plain", "voc2007", "voc2012"),
+    "segmentation": ("scenes", "scenes-plain", "mosaics", "voc2007", "voc2012"),
+}
 CLASSES = re.compile(r"(.+)\[(-?\d+)?:(-?\d+)?(?::([1-9]\d*)?)?\]")  # photos[:9]
 
 
@@ -40,15 +46,22 @@ def load_task(
     n_test: int | None = None,
     split_seed: int = 0,
     side: int | None = None,
+    kind: str = "image_classification",
+    class_names: Sequence[str] | None = None,
 ) -> Task:
     """The task called `name`: `photos`, `photos-grey`, `digits`, a torchvision set, `hf:<name>` or a folder.
+
+    With `kind="detection"`: `scenes`, `scenes-plain`, `voc2007`, `voc2012`, a folder in the format of PASCAL VOC or of
+    COCO. With `kind="segmentation"` also `mosaics`, and a folder of images and label maps, whose ids `class_names` may
+    name in their order; what lies beyond them is void.
 
     `photos[:9]` has its first nine classes alone, `photos[9:]` the others, `cifar10[::2]` every other one: a slice as
     Python's, of steps forward; `n_train` and the like then count examples of those.
 
     `data_dir` is where torchvision's files are or go (default: data/ in the current folder); a folder of images is
     taken as `data_dir/name` if that exists. `n_train`, `n_val`, `n_test` draw stratified subsets; `seed` draws train,
-    `split_seed` val and test. `side` is the side in pixels images are kept at (default: as they are, 256 at most).
+    `split_seed` val and test. `side` is the side in pixels images are kept at (default: as they are, 256 at most); of
+    detection and segmentation the longer side (512 at most).
 
     Raises `InputError` naming what is wrong and what would be right.
     """
@@ -60,6 +73,10 @@ def load_task(
     classes = slice(*(int(part) if part else None for part in found.group(2, 3, 4))) if found else None
     name = found[1] if found else name
     draw = Draw(n_train, n_val, n_test, seed, split_seed, side, classes)
+    if kind != "image_classification":
+        return _load_places(name, kind, data_dir, draw, class_names)
+    if class_names is not None:
+        raise InputError(f"class_names is {list(class_names)}; a task of images with one label has its folders' names")
     if name in EMBEDDED:
         from ptlib.data.embedded import load_digits, load_photos
 
@@ -82,3 +99,37 @@ def load_task(
         f"unknown dataset {name!r}{did_you_mean(name, known) or ';'} it is no folder either, seen from {Path.cwd()}; "
         f"known names: {', '.join(known)}, hf:<name>"
     )
+
+
+def _load_places(
+    name: str, kind: str, data_dir: str | Path | None, draw: Draw, class_names: Sequence[str] | None
+) -> Task:
+    """Tasks in which something is said of every place of an image."""
+    if kind not in PLACES:
+        raise InputError(f"kind is {kind!r}; it must be image_classification, {', '.join(PLACES)}")
+    if class_names is not None and kind == "detection":
+        raise InputError(f"class_names is {list(class_names)}; boxes have the names that their annotations give")
+    folders = [Path(p).expanduser() for p in ([Path(data_dir) / name] if data_dir else []) + [Path(name)]]
+    root = next((folder for folder in folders if folder.is_dir()), None)
+    if name in PLACES[kind] and (root is None or not name.startswith("voc")):
+        if name.startswith("voc"):
+            from ptlib.data.published import load_voc
+
+            return load_voc(name, kind, Path(data_dir or "data").expanduser(), draw)
+        from ptlib.data.scenes import load_mosaics, load_scenes
+
+        return load_mosaics(draw) if name == "mosaics" else load_scenes(draw, kind, plain=name == "scenes-plain")
+    if root is None:
+        known = PLACES[kind]
+        raise InputError(
+            f"unknown dataset {name!r} for {kind}{did_you_mean(name, known) or ';'} it is no folder either, seen from "
+            f"{Path.cwd()}; known names: {', '.join(known)}"
+        )
+    from ptlib.data import coco, maps, voc
+
+    if kind == "segmentation":
+        if (root / "SegmentationClass").is_dir():
+            return voc.load_voc_maps(root, draw)
+        return maps.load_maps(root, draw, class_names=class_names)
+    is_coco = any((root / "annotations").glob("*.json")) or any(root.glob("*.json"))
+    return coco.load_coco(root, draw) if is_coco else voc.load_voc_boxes(root, draw)

@@ -35,17 +35,15 @@ def load_photos(draw: Draw, grey: bool = False) -> Task:
     photographs away.
     """
     side = draw.side or 32
-    files = sorted(
-        (Path(f) for folder, fs in PHOTOS.items() for f in (_package_file(folder, f) for f in fs)), key=_stem
-    )
-    task_name, chosen = draw.choose("photos-grey" if grey else "photos", [_stem(f) for f in files])
-    names = tuple(_stem(files[i]) for i in chosen)
+    files = photo_files()
+    task_name, chosen = draw.choose("photos-grey" if grey else "photos", list(files))
+    names = tuple(list(files)[i] for i in chosen)
     asked = 20 * len(names) if draw.n_train is None else draw.n_train
     caps = {"train": -(-asked // len(names)), "val": VAL_PER_CLASS, "test": TEST_PER_CLASS}
     pools: dict[str, tuple[list[np.ndarray], list[int], list[str]]] = {name: ([], [], []) for name in caps}
     overlap = False
     for label, which in enumerate(chosen):
-        image = decode(files[which])
+        image = decode(files[names[label]])
         photo = np.asarray(image.convert("L").convert("RGB") if grey else image)
         for name, blocks in _deal(photo.shape[0], photo.shape[1], side, (draw.split_seed, which)).items():
             rng = np.random.default_rng([draw.of(name)[1], which])
@@ -76,6 +74,26 @@ def load_photos(draw: Draw, grey: bool = False) -> Task:
     return Task(task_name, "image_classification", names, train, val, test, notes=tuple(notes))
 
 
+def photo_files() -> dict[str, Path]:
+    """The files of the 18 photographs by name, in order of their names."""
+    files = [_package_file(folder, f) for folder, names in PHOTOS.items() for f in names]
+    return {_stem(f): f for f in sorted(files, key=_stem)}
+
+
+def photo_blocks(side: int, split_seed: int, chosen: range) -> dict[str, list[np.ndarray]]:
+    """Blocks of the chosen photographs, dealt to the splits as in `load_photos`: no two share a pixel.
+
+    For each split and photograph uint8 (B, 2 side, 2 side, 3); the smallest photograph has some up to side 48.
+    """
+    files = photo_files()
+    dealt: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
+    for which in chosen:
+        photo = np.asarray(decode(list(files.values())[which]))
+        for name, corners in _deal(photo.shape[0], photo.shape[1], side, (split_seed, which)).items():
+            dealt[name].append(np.stack([photo[y : y + 2 * side, x : x + 2 * side] for y, x in corners]))
+    return dealt
+
+
 def _deal(height: int, width: int, side: int, key: tuple[int, int]) -> dict[str, list[tuple[int, int]]]:
     """Corners (y, x) of the blocks of each split: blocks of 2 x 2 patches are dealt, not patches."""
     blocks = [
@@ -101,14 +119,19 @@ def load_digits(draw: Draw) -> Task:
     """
     if draw.side not in (None, 8):
         raise InputError(f"digits are 8 x 8 pixels; side={draw.side} can't be had (image_size resizes them)")
-    table = np.loadtxt(_package_file("sklearn/datasets/data", "digits.csv.gz"), delimiter=",")  # (1797, 65)
-    pixels = np.round(table[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
-    labels = table[:, 64].astype(np.int64)
+    pixels, labels = read_digits()
     rows = three_way(labels, (297 / 1797, 800 / 1797), draw.split_seed)
     pools = {name: from_array(pixels[r], labels[r], f"digits-{name}") for name, r in zip(SPLITS, rows, strict=True)}
     classes = len(draw.choose("digits", "0123456789")[1])
     draw = replace(draw, n_train=30 * classes if draw.n_train is None else draw.n_train)
     return assemble("digits", tuple("0123456789"), pools, draw, augment=("crop",))  # a mirrored 2 is no 2
+
+
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, uint8 (1797, 8, 8), and classes, int64 (1797,), of scikit-learn's digits."""
+    table = np.loadtxt(_package_file("sklearn/datasets/data", "digits.csv.gz"), delimiter=",")  # (1797, 65)
+    pixels = np.round(table[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
+    return pixels, table[:, 64].astype(np.int64)
 
 
 def _package_file(folder: str, name: str) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+import tarfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -132,6 +133,34 @@ def _pool(part: Any, name: str, root: Path, draw: Draw) -> Pool:
     found = getattr(part, "_image_files", None) or getattr(part, "_images", None) or [p for p, _ in part.samples]
     paths = [Path(p) for p in found]
     return from_files(paths, labels.astype(np.int64), root, draw.side or storage_side(paths))
+
+
+def load_voc(name: str, kind: str, data_dir: Path, draw: Draw) -> Task:
+    """PASCAL VOC's `voc2007` or `voc2012` under `data_dir`, downloaded if it is not there and there is a network.
+
+    Of 2007 trainval and test are had; of 2012, whose test is not public, val is the test.
+    """
+    from torchvision.datasets.utils import download_url
+    from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+    from ptlib.data.voc import load_voc_boxes, load_voc_maps
+
+    year = name.removeprefix("voc")
+    for part, lists in ((year, "trainval"), *([("2007-test", "test")] if year == "2007" else [])):
+        facts = DATASET_YEAR_DICT[part]
+        if not (data_dir / facts["base_dir"] / "ImageSets" / "Main" / f"{lists}.txt").is_file():
+            archive = data_dir / facts["filename"]
+            try:
+                download_url(facts["url"], data_dir, facts["filename"], facts["md5"])
+                with tarfile.open(archive) as f:
+                    f.extractall(data_dir, filter="data")  # nothing outside, no links out, no devices
+            except Exception as e:  # URLError, RuntimeError, OSError and tarfile's own
+                raise InputError(
+                    f"{name} can't be had ({type(e).__name__}: {e}); put {facts['filename']} (MD5 {facts['md5']}) into "
+                    f"{data_dir} and run again"
+                ) from None
+    load = load_voc_boxes if kind == "detection" else load_voc_maps
+    return replace(load(data_dir / DATASET_YEAR_DICT[year]["base_dir"], draw), name=name)
 
 
 def _what_to_put_where(name: str, known: _Set, data_dir: Path, cause: Exception) -> str:
