@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ptlib.core import Preprocessing
@@ -42,6 +43,9 @@ def find_architecture(name: str) -> tuple[str, Callable[[], nn.Module], Preproce
         full, make, _ = find_architecture(f"timm/tf_{name}")
         return full, make, Preprocessing(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", crop)
     source, _, rest = name.partition("/")
+    if source in ("detection", "segmentation") and rest:
+        full, make, preprocessing = find_architecture(rest)
+        return f"{source}/{full}", functools.partial(_dense_network, make, source), preprocessing
     if source == "timm":
         import timm
 
@@ -60,8 +64,11 @@ def find_architecture(name: str) -> tuple[str, Callable[[], nn.Module], Preproce
     if source == "torchvision":
         import torchvision.models as tv
 
+        if rest in torchvision_dense_names():
+            return name, torchvision_network(rest, tv.get_model_weights(rest).DEFAULT), _dense_preprocessing(rest)
         if rest not in torchvision_names():
-            raise InputError(f"torchvision has no classifier {rest!r}{did_you_mean(rest, torchvision_names())}")
+            known = [*torchvision_names(), *torchvision_dense_names()]
+            raise InputError(f"torchvision has no network {rest!r}{did_you_mean(rest, known)}")
         weights = tv.get_model_weights(rest).DEFAULT
         return name, torchvision_network(rest, weights), torchvision_preprocessing(weights)
     raise InputError(
@@ -96,6 +103,8 @@ def torchvision_network(model: str, weights: Any) -> Callable[[], nn.Module]:
     import torchvision.models as tv
 
     how: dict[str, Any] = {}
+    if model in torchvision_dense_names():
+        how |= {"weights_backbone": None, "num_classes": len(weights.meta["categories"])}
     if model.startswith("vit_"):
         how["image_size"] = weights.transforms().crop_size[0]
     if model in ("inception_v3", "googlenet"):
@@ -119,6 +128,37 @@ def timm_names() -> list[str]:
     import timm
 
     return [*timm.list_models(), *timm.list_models(pretrained=True)]
+
+
+def _dense_network(make: Callable[[], nn.Module], kind: str) -> nn.Module:
+    """A detector or segmenter over what `make` makes, for one class until it is given another class layer."""
+    from ptlib.dense import dense
+
+    network = dense(make(), kind, 1, torch.default_generator)
+    network.ready = True
+    return network
+
+
+def _dense_preprocessing(model: str) -> Preprocessing:
+    """Longer sides as torchvision's own transforms make them of images of 4 to 3, as most photographs are."""
+    if model.startswith("ssd300"):
+        return Preprocessing(300, (0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255), "bilinear")
+    if model.startswith("ssdlite320"):
+        return Preprocessing(320, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
+    side = 427 if "320" in model else 1067 if model in _names_of("detection") else 693
+    return Preprocessing(side, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
+
+
+@functools.cache
+def torchvision_dense_names() -> list[str]:
+    """Detectors and segmenters; of the former not those whose masks or key points no task here has."""
+    return [n for part in ("detection", "segmentation") for n in _names_of(part) if not re.match("mask|keypoint", n)]
+
+
+def _names_of(part: str) -> list[str]:
+    import torchvision.models as tv
+
+    return list(tv.list_models(module=getattr(tv, part)))
 
 
 @functools.cache

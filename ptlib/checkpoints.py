@@ -23,6 +23,7 @@ from ptlib.architectures import (
     timm_names,
     timm_network,
     timm_trained_on,
+    torchvision_dense_names,
     torchvision_names,
     torchvision_network,
     torchvision_preprocessing,
@@ -31,7 +32,7 @@ from ptlib.core import Checkpoint, Preprocessing
 from ptlib.errors import InputError, did_you_mean
 from ptlib.files import sha256
 from ptlib.networks import KNOWN_FILES, UpTo
-from ptlib.weights import load_weights
+from ptlib.weights import header_of, load_weights
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def _from_torchvision(name: str, rest: str) -> Checkpoint:
     import torchvision.models as tv
 
     model, _, tag = rest.partition("/")
-    full, _, _ = find_architecture(f"torchvision/{model}")
+    full, _, preprocessing = find_architecture(f"torchvision/{model}")
     choices = tv.get_model_weights(model)
     if tag and tag not in choices.__members__:
         raise InputError(f"torchvision has no weights {tag!r} for {model}; there are {', '.join(choices.__members__)}")
@@ -253,24 +254,18 @@ def _from_torchvision(name: str, rest: str) -> Checkpoint:
     if not found.startswith(prefix):
         raise InputError(f"{path} has SHA-256 {found}, which does not begin with {prefix}; delete it and run again")
     published = weights.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
+    whole = model in torchvision_dense_names()
+    how = preprocessing if whole else torchvision_preprocessing(weights)
     return _describe(
-        name, full, torchvision_network(model, weights), torchvision_preprocessing(weights), source=weights.url,
+        name, full, torchvision_network(model, weights), how, source=weights.url,
         licence=weights.meta.get("license", "BSD-3-Clause"), path=path, sha256=found,
-        accuracy=published / 100 if published else None, trained_on="ImageNet-1k",
+        accuracy=published / 100 if published else None, trained_on="COCO" if whole else "ImageNet-1k",
         factory=torchvision_network(model, weights),
     )  # fmt: skip
 
 
 def _from_file(name: str, path: Path, architecture: str | Callable[[], nn.Module] | None) -> Checkpoint:
-    header: dict[str, str] = {}
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as f:
-                header = f.metadata() or {}
-        except (SafetensorError, OSError) as e:
-            raise InputError(f"{path} is no whole safetensors file: {e}") from None
+    header = header_of(path)
     digest = sha256(path)
     known, seen = KNOWN_FILES.get(digest, (None, None))
     architecture = architecture or header.get("architecture") or known

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,17 +15,18 @@ from torch.nn import functional as F
 from ptlib.checkpoints import list_checkpoints, load_checkpoint, network_of
 from ptlib.core import Checkpoint, Preprocessing, Task
 from ptlib.errors import InputError
-from ptlib.kinds import kind_of
-from ptlib.networks import head_path
+from ptlib.kinds import kind_of, make_head
+from ptlib.networks import NUMBERED, numbered, split_head
 from ptlib.runtime import derived_seed, generator
 
 __all__ = ["Model", "build_model", "layers", "list_checkpoints", "load_checkpoint", "trainable_names"]
 
-NUMBERED = re.compile(r"\d[a-z]?$")  # blocks.3, layer2, inception4b
-
 
 class Model(nn.Module):
-    """A plain module in two parts: `backbone` gives features (B, D), `head` makes logits (B, C) of them."""
+    """A plain module in two parts: `backbone` gives features (B, D), `head` makes logits (B, C) of them.
+
+    Where something is said of every place, `backbone` gives maps at several strides, and `head` what its kind takes.
+    """
 
     _scale: Tensor
     _shift: Tensor
@@ -59,10 +60,13 @@ class Model(nn.Module):
         if x.device.type != "cpu":  # only CPUs resize uint8, five times as fast and rounded as Pillow rounds
             x = x.float()
         side = round(p.size / p.crop)
-        if x.shape[-2:] != (side, side):
+        shape = [side, side]
+        if p.keep_aspect:
+            shape = [max(1, round(n * side / max(x.shape[-2:]))) for n in x.shape[-2:]]
+        if list(x.shape[-2:]) != shape:
             # Antialiased, as Pillow resizes, is what checkpoints were trained with.
             x = F.interpolate(
-                x if p.antialias else x.float(), (side, side), mode=p.interpolation, antialias=p.antialias
+                x if p.antialias else x.float(), shape, mode=p.interpolation, antialias=p.antialias
             ).clamp_(0, 255)
         if side != p.size:
             edge = (side - p.size) // 2
@@ -80,20 +84,26 @@ def build_model(
     `own_head` keeps it, which says what the checkpoint takes the task's images for, prepared as for the task.
 
     `image_size` None stands for twice the side of the task's images, 64 at least and the checkpoint's own at most;
-    a network that takes only its own size gets that. `seed` draws the new head, and all weights of a random control.
+    a network that takes only its own size gets that. Where something is said of every place, it is the longer side,
+    and None stands for that of the task's images, or a ready-made detector's or segmenter's own. `seed` draws the new
+    head, and all weights of a random control.
+
+    InputError for a network that can't serve the task's kind, or takes no images of this size.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derived_seed(seed, "init"))  # the CPU's alone
         network = network_of(checkpoint)
+        if task and kind_of(task).DENSE:
+            return _dense_model(checkpoint, network, task, image_size, seed, own_head)
         head: nn.Module
         backbone, head = split_head(network)
         if task and not own_head:
-            head = kind_of(task).make_head(head.in_features, task, generator(seed, "head"))
+            head = make_head(head.in_features, task, generator(seed, "head"))
     preprocessing = checkpoint.preprocessing
     if task is None:
         return Model(backbone, head, replace(preprocessing, size=image_size or preprocessing.size), checkpoint)
     wanted = image_size or min(preprocessing.size, max(64, 2 * task.train.inputs.shape[1]))
-    if not _accepts(backbone, wanted):
+    if not _accepts(backbone, (wanted, wanted)):
         if image_size is not None or wanted == preprocessing.size:
             raise InputError(
                 f"{checkpoint.name} takes no images of {wanted} pixels; leave image_size out, "
@@ -104,28 +114,45 @@ def build_model(
     return Model(backbone, head, replace(preprocessing, size=wanted, crop=1.0), checkpoint)
 
 
+def _dense_model(
+    checkpoint: Checkpoint, network: nn.Module, task: Task, image_size: int | None, seed: int, own_head: bool
+) -> Model:
+    """A network whose head reads maps: a detector or segmenter with a new class layer, or a classifier's backbone."""
+    from ptlib.dense import dense  # torchvision's operators take a while to import
+
+    whole = dense(network, task.kind, task.n_classes, generator(seed, "head"), own_head)
+    own = checkpoint.preprocessing.size if whole.ready else max(task.train.inputs.shape[1:3])
+    square = getattr(whole.head, "square", False)
+    preprocessing = replace(checkpoint.preprocessing, size=image_size or own, crop=1.0, keep_aspect=not square)
+    model = Model(whole.backbone, whole.head, preprocessing, checkpoint)
+    shape = model.preprocess(task.train.inputs[:1]).shape[2:]
+    if not _accepts(model.backbone, shape):
+        raise InputError(f"{checkpoint.name} takes no images of {shape[1]} x {shape[0]} pixels; try another image_size")
+    return model
+
+
 def under_new_head(model: Model, task: Task, seed: int = 0) -> Model:
-    """A copy of the model's backbone under a new head for `task`, whose random weights `seed` draws."""
-    head = kind_of(task).make_head(model.width, task, generator(seed, "head"))
+    """A copy of the model's backbone under a new head for `task`, whose random weights `seed` draws.
+
+    Of a head that reads maps only the class layer is new: the rest of it has learnt to find things of any class.
+    """
+    head: nn.Module
+    if kind_of(task).DENSE:
+        head = copy.deepcopy(model.head)
+        with torch.random.fork_rng(devices=[]):
+            head.renew(task.n_classes, generator(seed, "head"))  # type: ignore[operator]
+    else:
+        head = make_head(model.width, task, generator(seed, "head"))
     return Model(copy.deepcopy(model.backbone), head, model.preprocessing, model.checkpoint).to(
         next(model.parameters()).device
     )
 
 
-def split_head(network: nn.Module) -> tuple[nn.Module, nn.Linear]:
-    """A network without its head, its last linear layer, and that layer."""
-    path = head_path(network)
-    head = network.get_submodule(path)
-    parent, _, last = path.rpartition(".")
-    setattr(network.get_submodule(parent), last, nn.Identity())
-    return network, head  # type: ignore[return-value]
-
-
-def _accepts(backbone: nn.Module, size: int) -> bool:
+def _accepts(backbone: nn.Module, shape: Sequence[int]) -> bool:
     mode = backbone.training
     try:
         with torch.inference_mode():
-            backbone.eval()(torch.zeros(1, 3, size, size))
+            backbone.eval()(torch.zeros(1, 3, *shape))
     except (RuntimeError, AssertionError, ValueError):
         return False
     finally:
@@ -142,10 +169,10 @@ def layers(model: Model) -> list[tuple[str, list[str]]]:
     found: list[tuple[str, list[str]]] = []
     for name in (n for n, _ in model.backbone.named_parameters()):
         parts = name.split(".")[:-1]
-        numbered = next((i for i, part in enumerate(parts) if NUMBERED.search(part)), None)
-        key = ".".join(parts[: numbered + 1]) if numbered is not None else (parts[0] if parts else name)
+        block = numbered(name)
+        key = block or (parts[0] if parts else name)
         # A norm has no weight matrix: every parameter of it is a vector.
-        owner = model.backbone.get_submodule(key if numbered is not None else ".".join(parts))
+        owner = model.backbone.get_submodule(block or ".".join(parts))
         is_norm = bool(parts) and all(p.ndim <= 1 for p in owner.parameters())
         if found and (key == found[-1][0] or is_norm or not parts):
             found[-1][1].append(f"backbone.{name}")

@@ -57,6 +57,20 @@ class CifarResNet(nn.Module):
         return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
+NUMBERED = re.compile(r"\d[a-z]?$")  # blocks.3, layer2, inception4b
+
+
+def numbered(name: str) -> str | None:
+    """The path up to the first numbered part of a parameter's name, None if no part of it is.
+
+    >>> numbered("encoder.layer.7.attention.weight")
+    'encoder.layer.7'
+    """
+    parts = name.split(".")[:-1]
+    first = next((i for i, part in enumerate(parts) if NUMBERED.search(part)), None)
+    return None if first is None else ".".join(parts[: first + 1])
+
+
 class _Reached(Exception):
     """Carries a layer's output out of the network: what comes after is not computed."""
 
@@ -85,33 +99,48 @@ class UpTo(nn.Module):
         head = head_path(network)
         if f"{head}.".startswith(f"{layer}."):
             raise InputError(f"layer {layer!r} of {type(network).__name__} is, or holds, its head; take the whole")
-        mode = network.training
-        self.network, self.layer = network.eval(), layer  # statistics are not to move
-        network.get_submodule(layer).register_forward_hook(_stop)
-        named = list(network.requires_grad_(True).named_parameters())
-        image = torch.zeros(2, 3, size, size, device=named[0][1].device, requires_grad=True)
-        with torch.enable_grad():
-            features = self.features(image)
-            used = torch.autograd.grad(features.sum(), [p for _, p in named], allow_unused=True)
-        network.train(mode)
-        needed = {name for (name, _), gradient in zip(named, used, strict=True) if gradient is not None}
-        for path, module in list(network.named_modules()):  # parents first; inside what was taken out nothing is left
-            inside = [f"{path}.{name}" for name, _ in module.named_parameters()]
-            if path and inside and not needed.intersection(inside) and not f"{layer}.".startswith(f"{path}."):
-                parent, _, last = path.rpartition(".")
-                setattr(network.get_submodule(parent), last, nn.Identity())
+        self.network, self.layer = network, layer
+        features = cut_behind(network, layer, size, self.features)
         self.fc = nn.Linear(features.shape[1], 1)
 
     def features(self, x: Tensor) -> Tensor:
         """(B, D)."""
-        try:
-            self.network(x)
-        except _Reached as reached:
-            return pooled(reached.output)
-        raise InputError(f"{type(self.network).__name__} does not pass through its layer {self.layer!r}; name another")
+        return pooled(until(self.network, self.layer, x))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.features(x))  # type: ignore[no-any-return]
+
+
+def until(network: nn.Module, layer: str, x: Tensor) -> Any:
+    """What `layer` makes of `x`, if `cut_behind` has made the network stop there; InputError if it is never reached."""
+    try:
+        network(x)
+    except _Reached as reached:
+        return reached.output
+    raise InputError(f"{type(network).__name__} does not pass through its layer {layer!r}; name another")
+
+
+def cut_behind(network: nn.Module, layer: str, size: int, part: Callable[[Tensor], Tensor]) -> Tensor:
+    """Make a network stop at `layer` and take out whatever `part`, a function of images, then needs no more.
+
+    Returns what `part` gives for two images of `size` pixels.
+    """
+    mode = network.training
+    network.eval()  # statistics are not to move
+    network.get_submodule(layer).register_forward_hook(_stop)
+    named = list(network.requires_grad_(True).named_parameters())
+    image = torch.zeros(2, 3, size, size, device=named[0][1].device, requires_grad=True)
+    with torch.enable_grad():
+        features = part(image)
+        used = torch.autograd.grad(features.sum(), [p for _, p in named], allow_unused=True)
+    network.train(mode)
+    needed = {name for (name, _), gradient in zip(named, used, strict=True) if gradient is not None}
+    for path, module in list(network.named_modules()):  # parents first; inside what was taken out nothing is left
+        inside = [f"{path}.{name}" for name, _ in module.named_parameters()]
+        if path and inside and not needed.intersection(inside) and not f"{layer}.".startswith(f"{path}."):
+            parent, _, last = path.rpartition(".")
+            setattr(network.get_submodule(parent), last, nn.Identity())
+    return features
 
 
 def head_path(network: nn.Module) -> str:
@@ -123,6 +152,15 @@ def head_path(network: nn.Module) -> str:
     if not found:
         raise InputError(f"{type(network).__name__} does not end in a linear layer; it has no head to replace")
     return str(found[-1][0])
+
+
+def split_head(network: nn.Module) -> tuple[nn.Module, nn.Linear]:
+    """A network without its head, its last linear layer, and that layer."""
+    path = head_path(network)
+    head = network.get_submodule(path)
+    parent, _, last = path.rpartition(".")
+    setattr(network.get_submodule(parent), last, nn.Identity())
+    return network, head  # type: ignore[return-value]
 
 
 @contextlib.contextmanager
@@ -156,7 +194,13 @@ def pooled(output: Any) -> Tensor:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InputError(f"a layer gave {shape}; (B, D), (B, T, D), (B, D, H, W) or (B, H, W, D) can be pooled")
     if output.ndim == 4:
-        # Images are square here, so the odd one out of three sides is the channels'; between equals it is the first.
-        last = output.shape[1] == output.shape[2] != output.shape[3]
-        return output.mean((1, 2) if last else (2, 3))
+        return output.mean((1, 2) if channels_last(output) else (2, 3))
     return output.mean(1) if output.ndim == 3 else output
+
+
+def channels_last(output: Tensor) -> bool:
+    """Whether a layer's output for square images is (B, H, W, D), not (B, D, H, W).
+
+    The odd one out of three sides is the channels'; between equals it is the first.
+    """
+    return output.shape[1] == output.shape[2] != output.shape[3]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from ptlib.arrays import as_array
 from ptlib.core import Split, Task
 from ptlib.data.batches import fetch, resident
 from ptlib.errors import InputError
+from ptlib.kinds import dense_kind_of
 from ptlib.models import Model
 from ptlib.results import Predictions
 from ptlib.runtime import autocast, choose_device, choose_precision, place
@@ -25,9 +26,9 @@ EVAL_BATCH = 128
 
 def predict(
     model: Model | Callable[[np.ndarray], Any], split: Split, task: Task, device: str = "auto", precision: str = "auto",
-    batch_size: int = EVAL_BATCH, outputs: Literal["logits", "probabilities"] = "logits",
-) -> Predictions:  # fmt: skip
-    """What a model says of every example of `split`, in its order.
+    batch_size: int | None = None, outputs: Literal["logits", "probabilities"] = "logits",
+) -> Any:  # fmt: skip
+    """What a model says of every example of `split`, in its order: `Predictions`, of boxes `Boxes`, of pixels `Masks`.
 
     `model` is one of ours, or any function that takes a batch of images as a NumPy array, uint8 (B, H, W, 3), prepares
     them as its network wants, and returns `outputs` (B, C): a model of Keras, JAX, ONNX or anything else.
@@ -35,11 +36,15 @@ def predict(
     Raises InputError naming the first example whose outputs are not finite, or outputs of another shape.
     """
     if not isinstance(model, Model):
-        return _predict_with(model, split, task, batch_size, outputs)
-    where = choose_device(device)
+        if dense_kind_of(task):
+            raise InputError(f"a function can't be asked for {task.kind} yet; put what it says into Boxes or Masks")
+        return _predict_with(model, split, task, batch_size or EVAL_BATCH, outputs)
+    where, kind = choose_device(device), dense_kind_of(task)
     place(model, where)
-    logits = forward(model, model, split.inputs, where, choose_precision(precision, where, model), batch_size)
-    return of_logits(logits, split, task)
+    how = (where, choose_precision(precision, where, model), batch_size)
+    if kind:
+        return kind.predictions(forward(model, model, split.inputs, *how, kept=kind.kept), split, task)
+    return of_logits(forward(model, model, split.inputs, *how), split, task)
 
 
 def of_logits(logits: Tensor, split: Split, task: Task) -> Predictions:
@@ -75,7 +80,7 @@ def risk(model: Model, split: Split, task: Task, device: str = "auto", precision
 
 
 def features(
-    model: Model, split: Split, device: str = "auto", precision: str = "auto", batch_size: int = EVAL_BATCH
+    model: Model, split: Split, device: str = "auto", precision: str = "auto", batch_size: int | None = None
 ) -> Tensor:
     """What the backbone makes of every example of `split`: float32 (N, D), on the device."""
     where = choose_device(device)
@@ -87,15 +92,23 @@ def features(
 @torch.no_grad()
 def forward(
     model: Model, part: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device, precision: str,
-    batch_size: int = EVAL_BATCH,
+    batch_size: int | None = None, kept: Callable[[Any, Sequence[int], Sequence[int]], Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
-    """`part` of the model, in eval mode, on all images: float32 (N, ...) on the device."""
+    """`part` of the model, in eval mode, on all images: float32 (N, ...) on the device.
+
+    Or what `kept` makes of each batch's outputs, given height and width of what the network saw and of the inputs.
+    `batch_size` None stands for 128 images, fewer where they are larger than 224 pixels.
+    """
     model.eval()
+    if batch_size is None:
+        pixels = inputs.shape[1] * inputs.shape[2] if model.preprocessing.keep_aspect else 0
+        batch_size = max(1, min(EVAL_BATCH, EVAL_BATCH * 224**2 // max(pixels, 1)))
     rows = torch.arange(len(inputs)).split(batch_size)
     outputs = []
     with autocast(device, precision):
         for x in fetch(resident(inputs, device), rows, device):
-            outputs.append(part(model.preprocess(x)).float())
+            canvas, x = x.shape[1:3], model.preprocess(x)
+            outputs.append(part(x).float() if kept is None else kept(part(x), x.shape[-2:], canvas))
     return torch.cat(outputs)
 
 

@@ -19,6 +19,7 @@ from ptlib.core import Task
 from ptlib.data import load_task
 from ptlib.errors import InputError
 from ptlib.files import sha256, write_whole
+from ptlib.kinds import kind_of
 from ptlib.models import Model, build_model, load_checkpoint
 from ptlib.reading import read_predictions
 from ptlib.results import Predictions, Report
@@ -217,7 +218,8 @@ def save_model(model: Model, task: Task, path: Path) -> Path:
     header = {"preprocessing": json.dumps(asdict(model.preprocessing)), "class_names": json.dumps(task.class_names),
               "trained_on": f"{model.checkpoint.trained_on or 'random weights'}, then {task.name}"}  # fmt: skip
     if model.checkpoint.factory is None:
-        header["architecture"] = model.checkpoint.architecture
+        bare = model.checkpoint.architecture.removeprefix(f"{task.kind}/")
+        header["architecture"] = f"{task.kind}/{bare}" if kind_of(task).DENSE else bare
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     return write_whole(path, save(state, metadata=header))
 

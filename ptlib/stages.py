@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from ptlib.errors import InputError, did_you_mean
 
-AUGMENTATIONS = ("crop", "resized-crop", "flip", "trivial", "rand", "erase", "mixup", "cutmix")
+AUGMENTATIONS = ("crop", "resized-crop", "flip", "upside-down", "zoom", "trivial", "rand", "colour", "erase", "mixup",
+                 "cutmix")  # fmt: skip
 GROUPS = ("head", "backbone", "all", "norm", "batchnorm", "bias")
 RECIPES = ("probe", "lp-ft", "gradual", "full", "naive", "scratch")
 
@@ -111,6 +112,7 @@ def recipe(
     batch_size: int | None = None,
     augment: tuple[str, ...] | list[str] | None = None,
     overrides: dict[str, Any] | None = None,
+    kind: str = "image_classification",
 ) -> list[Stage]:
     """The stages of a recipe.
 
@@ -126,14 +128,22 @@ def recipe(
     `epochs` counts epochs in which the backbone learns; `head_epochs` None fits the head to convergence, a number
     trains it for so many epochs. `lr`, `batch_size`, `augment` and `overrides` (any field of `Stage`) change the
     stages in which the backbone learns. With `epochs=0` only the head's stage is left, with `head_epochs=0` it goes.
+
+    For a `kind` of task in which something is said of every place, steps are of few images, weights are averaged, and
+    the head, which has far more to learn, is trained for 2 epochs where `head_epochs` is None.
     """
+    dense = kind in ("detection", "segmentation")
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}{did_you_mean(name, RECIPES) or ';'} there are {', '.join(RECIPES)}")
-    if head_epochs is None:
+    if dense:
+        probe = Stage("head", ("head",), 2 if head_epochs is None else head_epochs, 2e-3, 4, clip_norm=10.0, ema=0.99)
+    elif head_epochs is None:
         probe = Stage("head", ("head",), optimizer="lbfgs", augment=())
     else:
         probe = Stage("head", ("head",), epochs=head_epochs, lr=3e-3, batch_size=256, augment=())
     tuned = Stage("all", ("all",), epochs=epochs, lr=1e-3, batch_size=32, layer_decay=0.8)
+    if dense:
+        tuned = replace(tuned, batch_size=4, weight_decay=0.05, clip_norm=10.0, ema=0.99)
     bodies = {
         "probe": [],
         "lp-ft": [tuned],

@@ -17,7 +17,7 @@ from ptlib.core import Task
 from ptlib.data.batches import fetch, resident
 from ptlib.errors import InputError
 from ptlib.head import fit_head
-from ptlib.kinds import kind_of
+from ptlib.kinds import dense_kind_of, kind_of
 from ptlib.models import Model, trainable_names
 from ptlib.prediction import forward
 from ptlib.runtime import (
@@ -122,7 +122,8 @@ class _Run:
     ):  # fmt: skip
         self.model, self.task, self.device, self.precision = model, task, device, precision
         self.accumulate, self.compile, self.keep, self.log = accumulate, compile, keep, log
-        self.kind = kind_of(task)
+        self.kind, dense = kind_of(task), dense_kind_of(task)
+        self.kept = dense.kept if dense else None
         self.clock = Clock()
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
@@ -139,8 +140,8 @@ class _Run:
         head_only = all(name.startswith("head.") for name in names)
         augmentations = stage.augment
         if augmentations is None:
-            augmentations = () if head_only else self.task.augment
-        cached = head_only and not augmentations
+            augmentations = () if head_only and not self.kind.DENSE else self.task.augment
+        cached = head_only and not augmentations and not self.kind.DENSE
         if cached:
             self._cache_features()
         elif not head_only:
@@ -217,14 +218,15 @@ class _Run:
                 with torch.no_grad():
                     outputs = self.model.head(self.features["val"])
             else:
-                outputs = forward(self.model, self.model, self.val_inputs, self.device, self.precision)
+                how = (self.device, self.precision)
+                outputs = forward(self.model, self.model, self.val_inputs, *how, kept=self.kept)
             scores = self.kind.score(outputs, self.targets["val"])
-        if not math.isfinite(scores["loss"]):
+        if not all(map(math.isfinite, scores.values())):
             self._diverged(stage, epoch, "on val")
         metric = f"val_{self.task.primary_metric}"
         row = self._note(stage, epoch, loss, scores, rate, seconds)
-        rank = (row[metric], -row["val_loss"])
-        if self.keep == "last" or not self.best or rank > (self.best[metric], -self.best["val_loss"]):
+        rank = row[metric], -row.get("val_loss", 0.0)
+        if self.keep == "last" or not self.best or rank > (self.best[metric], -self.best.get("val_loss", 0.0)):
             self.best = row
             self.best_state = copy.deepcopy(self.model.state_dict())
 

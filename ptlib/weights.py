@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import OrderedDict
 from pathlib import Path
@@ -34,6 +35,9 @@ def load_weights(network: nn.Module, path: Path, in_order: bool = False) -> None
                 f"{path.name} has {len(state)} tensors, {type(network).__name__} {len(network.state_dict())}"
             )
         state = dict(zip(network.state_dict(), state.values(), strict=True))
+    classes = json.loads(header_of(path).get("class_names", "[]"))
+    if classes and hasattr(getattr(network, "head", None), "renew"):  # a detector or segmenter, made for one class
+        network.head.renew(len(classes), torch.default_generator)  # type: ignore[union-attr, operator]
     stated = getattr(state, "_metadata", None)
     state = _rename(state, network)
     for where, module in [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1:]:
@@ -58,6 +62,19 @@ def load_weights(network: nn.Module, path: Path, in_order: bool = False) -> None
     said = [f"{what} {_some(keys)}" for what, keys in problems.items() if keys]
     if said:
         raise InputError(f"{path.name} does not fit {type(network).__name__}: it {'; it '.join(said)}")
+
+
+def header_of(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself; nothing for a file of another kind. InputError if it is cut short."""
+    if path.suffix != ".safetensors":
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as f:
+            return f.metadata() or {}
+    except (SafetensorError, OSError) as e:
+        raise InputError(f"{path} is no whole safetensors file: {e}") from None
 
 
 def _some(keys: list[str]) -> str:
@@ -95,7 +112,8 @@ def _rename(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     for prefix in PREFIXES:
         if all(k.startswith(prefix) for k in state) and not any(k.startswith(prefix) for k in want):
             state = {k.removeprefix(prefix): v for k, v in state.items()}
-    if all(k.startswith(("backbone.", "head.")) for k in state) and any(k.startswith("backbone.") for k in state):
+    own = all(k.startswith(("backbone.", "head.")) for k in state) and not any(k.startswith("backbone.") for k in want)
+    if own and any(k.startswith("backbone.") for k in state):
         head = [n for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
         state = {
             k.removeprefix("backbone.") if k.startswith("backbone.") else k.replace("head", head, 1): v

@@ -4,26 +4,52 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from torch import Generator, Tensor, nn
 
-from ptlib.core import Task
+from ptlib.core import Split, Task
+from ptlib.results import Examples
 
 
 class Kind(Protocol):
     """What a kind's module holds."""
 
-    def make_head(self, in_features: int, task: Task, generator: Generator) -> nn.Module: ...
+    DENSE: bool  # whether something is said of every place of an image
 
     def prepare(self, model: nn.Module, inputs: Tensor, targets: Tensor, names: Sequence[str], generator: Generator,
                 n_classes: int) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 
-    def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor: ...
+    def loss(self, outputs: Any, targets: Tensor, label_smoothing: float = 0.0) -> Tensor: ...
 
     def score(self, outputs: Tensor, targets: Tensor) -> dict[str, float]: ...
+
+
+class FlatKind(Kind, Protocol):
+    """What a kind's module holds besides where an image is one row of features."""
+
+    def make_head(self, in_features: int, task: Task, generator: Generator) -> nn.Module: ...
+
+
+class DenseKind(Kind, Protocol):
+    """What a kind's module holds besides where something is said of every place, by a head of `ptlib.dense`."""
+
+    def kept(self, outputs: Any, seen: Sequence[int], canvas: Sequence[int]) -> Tensor: ...
+
+    def predictions(self, kept: Tensor, split: Split, task: Task) -> Examples: ...
 
 
 def kind_of(task: Task) -> Kind:
     """The module `ptlib.kinds.<task.kind>`."""
     return cast(Kind, importlib.import_module(f"{__name__}.{task.kind}"))
+
+
+def make_head(in_features: int, task: Task, generator: Generator) -> nn.Module:
+    """A new head on `in_features` features, for a task in which an image is one row of them."""
+    return cast(FlatKind, kind_of(task)).make_head(in_features, task, generator)
+
+
+def dense_kind_of(task: Task) -> DenseKind | None:
+    """The same, if something is said of every place of an image; else None."""
+    kind = kind_of(task)
+    return cast(DenseKind, kind) if kind.DENSE else None

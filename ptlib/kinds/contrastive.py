@@ -18,6 +18,8 @@ from ptlib.core import Task
 from ptlib.data.augment import augment
 from ptlib.errors import InputError
 
+DENSE = False
+
 
 class Projection(nn.Module):
     """Two linear layers to the unit sphere, divided by the root of the temperature: products are then logits."""

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from ptlib.core import Task
 from ptlib.data.augment import augment, mix
 
+DENSE = False
+
 
 def make_head(in_features: int, task: Task, generator: Generator) -> nn.Linear:
     """A linear layer with small random weights and no preference for any class."""

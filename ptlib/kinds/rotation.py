@@ -14,10 +14,10 @@ from torch import Generator, Tensor
 
 from ptlib.data.augment import augment
 from ptlib.errors import InputError
-from ptlib.kinds.image_classification import loss, make_head, score
+from ptlib.kinds.image_classification import DENSE, loss, make_head, score
 from ptlib.runtime import to_device
 
-__all__ = ["loss", "make_head", "prepare", "score", "turn"]
+__all__ = ["DENSE", "loss", "make_head", "prepare", "score", "turn"]
 
 
 def prepare(

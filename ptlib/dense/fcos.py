@@ -1,0 +1,162 @@
+"""A detector without anchors: every point of a pyramid says which class is there and how far its box reaches.
+
+As FCOS (Tian et al. 2019, arXiv 1904.01355) on a feature pyramid (Lin et al. 2017, arXiv 1612.03144), with what has
+been found since: points are assigned by how well they already classify and locate (task-aligned, Feng et al. 2021,
+arXiv 2108.07755), a class's score is the overlap to be expected (quality focal loss), and each side of a box is a
+distribution over distances (both Li et al. 2020, arXiv 2006.04388).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import batched_nms, generalized_box_iou_loss
+
+from ptlib.dense.pyramid import TopDown, block, draw_weights
+
+STRIDES = (8, 16, 32)
+BINS = 12  # distances 0..12 in strides, which reach boxes of up to 24 strides
+
+
+class Said(NamedTuple):
+    """What P points say of B images: logits (B, P, C), sides (B, P, 4, BINS + 1) as logits of distances, and of each
+    point its place in pixels (P, 2) and stride (P)."""
+
+    logits: Tensor
+    sides: Tensor
+    points: Tensor
+    strides: Tensor
+
+    @property
+    def boxes(self) -> Tensor:
+        """x1, y1, x2, y2 in pixels, (B, P, 4)."""
+        reach = self.sides.softmax(-1) @ torch.arange(BINS + 1, device=self.sides.device, dtype=self.sides.dtype)
+        reach = reach * self.strides[:, None]
+        return torch.cat([self.points - reach[..., :2], self.points + reach[..., 2:]], dim=-1)
+
+    def loss(self, targets: Tensor) -> Tensor:
+        """Mean over boxes of the losses of class, overlap and distances; targets (B, M, 7) as `Split` has them."""
+        logits, sides, boxes = self.logits.float(), self.sides.float(), self.boxes.float()
+        with torch.no_grad():
+            owner, quality, free = assign(logits.sigmoid(), boxes, self.points, self.strides, targets)
+        taken = owner >= 0
+        rows = owner.clamp_min(0)
+        truth = targets[..., 1:5].gather(1, rows[..., None].expand(-1, -1, 4))  # (B, P, 4)
+        labels = targets[..., 0].long().clamp_min(0).gather(1, rows)
+        wanted = torch.zeros_like(logits).scatter_(2, labels[..., None], (quality * taken)[..., None])
+        total = quality[taken].sum().clamp_min(1)
+        focus = (wanted - logits.sigmoid()).abs().square() * free[..., None]
+        of_class = (focus * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum()
+        weight = quality[taken]
+        overlap = (generalized_box_iou_loss(boxes[taken], truth[taken]) * weight).sum()
+        points, strides = (v.expand(len(logits), *v.shape)[taken] for v in (self.points, self.strides))
+        reach = torch.cat([points - truth[taken][:, :2], truth[taken][:, 2:] - points], 1) / strides[:, None]
+        reach = reach.clamp(0, BINS - 0.01)
+        left = reach.floor().long()
+        likely = sides[taken].log_softmax(-1)
+        share = reach - left
+        distances = likely.gather(2, left[..., None])[..., 0] * (1 - share) + likely.gather(2, left[..., None] + 1)[
+            ..., 0] * share  # fmt: skip
+        lost: Tensor = of_class + 2 * overlap - 0.25 * (distances.sum(1) * weight).sum()
+        return lost / total
+
+    def decode(self, most: int = 100, overlap: float = 0.6, candidates: int = 1000) -> Tensor:
+        """The `most` likeliest boxes of each image after non-maximum suppression by class: (B, most, 6), rows of class
+        (-1 where there is none), x1, y1, x2, y2, score."""
+        scores, boxes = self.logits.float().sigmoid(), self.boxes.float()
+        found = torch.zeros(len(scores), most, 6, device=scores.device)
+        found[..., 0] = -1
+        n_classes = scores.shape[2]
+        k = min(candidates, scores.shape[1] * n_classes)
+        top, where = scores.flatten(1).topk(k)
+        for i in range(len(scores)):
+            place, label = where[i] // n_classes, where[i] % n_classes
+            kept = batched_nms(boxes[i, place], top[i], label, overlap)[:most]
+            found[i, : len(kept)] = torch.cat(
+                [label[kept, None].float(), boxes[i, place[kept]], top[i, kept, None]], dim=1
+            )
+        return found
+
+
+def assign(
+    scores: Tensor, boxes: Tensor, points: Tensor, strides: Tensor, targets: Tensor, k: int = 10
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which true box each point answers for, (B, P), -1 for none; how well, (B, P) in 0..1; and where none is to be
+    learnt from, 0 in (B, P): within boxes that don't count.
+
+    A box takes the `k` points inside it of the highest score^0.5 overlap^6; its best gets its overlap as the quality.
+    """
+    truth, flagged = targets[..., 1:5], targets[..., 5] > 0
+    there = targets[..., 0] >= 0
+    centre, half = (truth[..., :2] + truth[..., 2:]) / 2, (truth[..., 2:] - truth[..., :2]) / 2
+    reach = torch.maximum(half[:, :, None], strides[:, None])  # (B, M, P, 2): small boxes own the points next to them
+    inside = ((points - centre[:, :, None]).abs() < reach).all(-1) & there[..., None]  # (B, M, P)
+    overlaps = pairwise_iou(truth, boxes)
+    likely = scores.transpose(1, 2).gather(1, targets[..., :1].long().clamp_min(0).expand(-1, -1, scores.shape[1]))
+    fit = (likely + 1e-9).sqrt() * (overlaps + 1e-9) ** 6 * (inside & ~flagged[..., None])
+    if fit.shape[1] == 0:
+        none = scores.new_zeros(scores.shape[:2])
+        return none.long() - 1, none, none + 1
+    best = fit.topk(min(k, fit.shape[2]), dim=2)
+    chosen = torch.zeros_like(fit).scatter_(2, best.indices, (best.values > 0).to(fit.dtype)) * overlaps.clamp_min(1e-6)
+    claim, owner = chosen.max(1)  # a point that several boxes want goes to the one it overlaps most
+    owner = owner.masked_fill(claim == 0, -1)
+    mine = F.one_hot(owner + 1, fit.shape[1] + 1)[..., 1:].transpose(1, 2).to(fit.dtype)  # (B, M, P)
+    fit, overlaps = fit * mine, overlaps * mine
+    quality = fit * (overlaps.amax(2) / fit.amax(2).clamp_min(1e-30))[..., None]
+    ignored = (inside & flagged[..., None]).any(1) & (owner < 0)
+    return owner, quality.amax(1), (~ignored).to(fit.dtype)
+
+
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of boxes (B, M, 4) and (B, P, 4): (B, M, P)."""
+    low = torch.maximum(a[:, :, None, :2], b[:, None, :, :2])
+    high = torch.minimum(a[:, :, None, 2:], b[:, None, :, 2:])
+    common = (high - low).clamp_min(0).prod(-1)
+    area_a, area_b = ((x[..., 2:] - x[..., :2]).clamp_min(0).prod(-1) for x in (a, b))
+    return common / (area_a[:, :, None] + area_b[:, None] - common).clamp_min(1e-9)
+
+
+class FCOS(nn.Module):
+    """The head: a pyramid over maps of strides 8, 16 and 32, two towers shared by its levels, a class layer."""
+
+    kind = "detection"
+
+    def __init__(self, channels: Sequence[int], n_classes: int, width: int = 64, depth: int = 2):
+        super().__init__()
+        self.pyramid = TopDown(channels[-len(STRIDES) :], width)
+        self.what = nn.Sequential(*(block(width, width) for _ in range(depth)))
+        self.where = nn.Sequential(*(block(width, width) for _ in range(depth)))
+        self.sides = nn.Conv2d(width, 4 * (BINS + 1), 3, padding=1)
+        self.classes = nn.Conv2d(width, n_classes, 3, padding=1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Said:
+        logits, sides, points, strides = [], [], [], []
+        for x, stride in zip(self.pyramid(maps[-len(STRIDES) :]), STRIDES, strict=True):
+            height, width = x.shape[-2:]
+            logits.append(self.classes(self.what(x)).permute(0, 2, 3, 1).flatten(1, 2))
+            sides.append(self.sides(self.where(x)).permute(0, 2, 3, 1).reshape(len(x), -1, 4, BINS + 1))
+            row, column = ((torch.arange(n, device=x.device) + 0.5) * stride for n in (height, width))
+            points.append(torch.cartesian_prod(row, column).flip(1))
+            strides.append(torch.full((height * width,), float(stride), device=x.device))
+        return Said(torch.cat(logits, 1), torch.cat(sides, 1), torch.cat(points), torch.cat(strides))
+
+    def renew(self, n_classes: int, generator: Generator) -> None:
+        """A new class layer, whose points say at first that there is nothing, with a probability of 0.99."""
+        self.classes = nn.Conv2d(self.classes.in_channels, n_classes, 3, padding=1)
+        nn.init.normal_(self.classes.weight, 0, 0.01, generator=generator)
+        nn.init.constant_(self.classes.bias, -math.log(99))  # type: ignore[arg-type]
+
+
+def make_fcos(channels: Sequence[int], n_classes: int, generator: Generator) -> FCOS:
+    """A head for a pyramid of these channels, its weights drawn by `generator`."""
+    head = FCOS(channels, n_classes)
+    draw_weights(head, generator)
+    nn.init.normal_(head.sides.weight, 0, 0.01, generator=generator)
+    head.renew(n_classes, generator)
+    return head

@@ -1,0 +1,66 @@
+"""Boxes around things of several classes: what a detector is taught, what is kept of its outputs, average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Generator, Tensor
+
+from ptlib.core import Split, Task
+from ptlib.data.canvas import to_image
+from ptlib.data.places import augment_places
+from ptlib.errors import InputError
+from ptlib.metrics import boxes as m
+from ptlib.results import Boxes
+
+DENSE = True
+
+
+def prepare(
+    model: Any, inputs: Tensor, targets: Tensor, names: Sequence[str], generator: Generator, n_classes: int
+) -> tuple[Tensor, Tensor]:
+    """A batch as the network wants it, boxes in its pixels: uint8 (B, H, W, 3) and (B, M, 7), augmented, resized."""
+    x, y = augment_places(inputs.permute(0, 3, 1, 2), targets, names, generator)
+    height, width = x.shape[-2:]
+    x = model.preprocess(x.permute(0, 2, 3, 1))
+    y = y.clone()
+    y[..., 1:5:2] *= x.shape[-1] / width
+    y[..., 2:5:2] *= x.shape[-2] / height
+    return x, y
+
+
+def loss(outputs: Any, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """The loss that belongs to the head whose outputs these are."""
+    if label_smoothing:
+        raise InputError(f"label_smoothing is {label_smoothing}; a detector's classes have no shares, so it must be 0")
+    return outputs.loss(targets)  # type: ignore[no-any-return]
+
+
+def kept(outputs: Any, seen: Sequence[int], canvas: Sequence[int]) -> Tensor:
+    """What is kept of a batch: (B, 100, 6), rows of class (-1 for none), x1, y1, x2, y2 in the canvas's pixels, score.
+
+    `seen` is height and width of what the network saw, `canvas` of what the data hold.
+    """
+    found: Tensor = outputs.decode()
+    for side, (there, here) in enumerate(zip(canvas[::-1], seen[::-1], strict=True)):
+        found[..., 1 + side : 5 : 2] = (found[..., 1 + side : 5 : 2] * (there / here)).clamp(0, there)
+    return found
+
+
+def score(found: Tensor, targets: Tensor) -> dict[str, float]:
+    """COCO's AP and AP at an IoU of 0.5, in pixels of the canvas."""
+    truth, said, names = targets.cpu().numpy(), found.cpu().numpy(), ("ap", "ap50")
+    matches = m.match(truth, said, 1 + int(max(truth[..., 0].max(initial=0), said[..., 0].max(initial=0))))
+    values = m.coco(matches, np.ones((1, len(truth))), names)
+    return {name: float(np.nan_to_num(value[0])) for name, value in values.items()}
+
+
+def predictions(found: Tensor, split: Split, task: Task) -> Boxes:
+    """What was found on a split's images, and what is true of them, in pixels of the images as they came."""
+    targets, rows = split.targets.numpy().astype(np.float64), found.cpu().numpy().astype(np.float64)
+    if split.sizes is not None:
+        canvas, sizes = (split.inputs.shape[1], split.inputs.shape[2]), split.sizes.numpy()
+        targets[..., 1:5], rows[..., 1:5] = (to_image(part[..., 1:5], sizes, canvas) for part in (targets, rows))
+    return Boxes(tuple(split.ids), targets, rows, split.name, task.class_names)
