@@ -11,32 +11,39 @@ import numpy as np
 from ptlib import metrics as m
 from ptlib import stats
 from ptlib.errors import InputError
-from ptlib.measures import ALL, MAIN, Statistic, applies, is_proportion, prepare
+from ptlib.measures import Statistic, all_of, by_class_of, is_proportion, main_of, prepare
+from ptlib.metrics.masks import confusion_by_image
 from ptlib.resampling import affordable
-from ptlib.results import Estimate, Predictions, Report
+from ptlib.results import Estimate, Examples, Masks, Predictions, Report
 
 RESAMPLES = 10_000
+# Too large on few examples, and larger still on resamples of them: bins of confidence are never empty of chance, and
+# the envelope of a precision-recall curve takes the luckiest end of every stretch.
+BIASED = ("ece", "ap", "voc_ap")
 
 Kind = Literal["percentile", "bca"]
 
 
 def evaluate(
-    predictions: Predictions,
+    predictions: Examples,
     selected_on: str = "nothing was selected",
     seed: int = 0,
     *,
-    metrics: Sequence[str] | Literal["all"] = MAIN,
+    metrics: Sequence[str] | Literal["main", "all"] = "main",
     interval: Kind = "percentile",
     resamples: int = RESAMPLES,
     stratified: bool = False,
     groups: str | Sequence[Any] | np.ndarray | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Report:
-    """Metrics with 95 % intervals, and precision, recall and F1 by class; names as `ptlib.measures` lists them.
+    """Metrics with 95 % intervals, and some by class; names as `ptlib.measures` lists them.
+
+    By class are precision, recall and F1, of boxes AP and AP at an IoU of 0.5, of label maps IoU and Dice.
 
     Shares of examples (accuracy, top-k; precision and recall of a class) have Wilson's interval; the others the
-    percentile or BCa bootstrap. Calibration errors are biased upwards, so theirs is pivotal, whatever `interval` says,
-    and reaches down to 0 where a model that is right as often as it says would show an error as large. `stratified`
+    percentile or BCa bootstrap. Calibration errors and AP of boxes are biased upwards, so theirs is pivotal, whatever
+    `interval` says; that of a calibration error reaches down to 0 where a model that is right as often as it says would
+    show one as large. `stratified`
     keeps the number of examples of each class; `groups`, a column's name or a label for each example, draws whole
     groups, where examples of one patient, scene or author are not independent; everything is then bootstrapped.
     `selected_on` says what was chosen on what; `provenance` is kept with the report.
@@ -46,7 +53,7 @@ def evaluate(
     if resamples < 100:
         raise InputError(f"resamples is {resamples}; the ends of an interval need at least 100, better 10,000")
     names, classes = _names(metrics, predictions), predictions.class_names
-    each = ["precision", "recall", "f1"]
+    each = list(by_class_of(predictions))
     each += [what for what in ("auroc", "average_precision") if any(n.partition(":")[0].endswith(what) for n in names)]
     by_class = [f"{what}:{name}" for what in each for name in classes]
     bootstrap = Bootstrap(predictions, interval, resamples, seed, stratified, group_labels(predictions, groups))
@@ -63,18 +70,23 @@ class Bootstrap:
     """How to resample these predictions, and what is known of them without."""
 
     def __init__(
-        self, predictions: Predictions, interval: Kind = "percentile", resamples: int = RESAMPLES, seed: int = 0,
+        self, predictions: Any, interval: Kind = "percentile", resamples: int = RESAMPLES, seed: int = 0,
         stratified: bool = False, groups: np.ndarray | None = None,
     ):  # fmt: skip
         self.p, self.interval, self.resamples, self.seed, self.groups = predictions, interval, resamples, seed, groups
+        self.of_classes = isinstance(predictions, Predictions)
         self.strata = None
         if stratified:
+            if not self.of_classes:
+                raise InputError("stratified is True; images that show several classes can't be drawn by class")
             self.strata = np.unique(predictions.targets, axis=0, return_inverse=True)[1].ravel()
-        self.counts = decisions_of(predictions)
+        if self.of_classes:
+            self.counts = decisions_of(predictions)
         self.how = "stratified " * stratified + ("by group, " if groups is not None else "")
 
     def estimates(self, names: Sequence[str]) -> dict[str, Estimate]:
-        known = {} if self.groups is not None or self.strata is not None else self._proportions(names)
+        plain = self.of_classes and self.groups is None and self.strata is None
+        known = self._proportions(names) if plain else {}
         rest = [n for n in names if n not in known]
         # A pivotal interval of the debiased error turns about the plain one, its true value in the resamples' world.
         extra = ["ece"] if "ece_debiased" in rest and "ece" not in rest else []
@@ -113,8 +125,11 @@ class Bootstrap:
         found = {}
         for k, name in enumerate(statistic.names):
             value, column = float(values[k]), resampled[:, k]
-            kind = "pivotal" if name.startswith("ece") else "BCa" if influence is not None else "percentile"
-            if kind == "pivotal":
+            kind = "pivotal" if name.startswith(BIASED) else "BCa" if influence is not None else "percentile"
+            if kind == "pivotal" and not self.of_classes:
+                low, high = np.clip(stats.pivotal(value, column, value), 0, 1).tolist()
+                low, high = min(low, value), max(high, value)
+            elif kind == "pivotal":
                 around = values[place["ece"]] if name == "ece_debiased" else value
                 low, high = stats.pivotal(value, column, float(around))
                 # Near 0 an error can only be too large, and resamples of the sample never show that it could be 0.
@@ -154,6 +169,8 @@ class Bootstrap:
     def _why(self, name: str) -> str:
         """Why a metric is NaN."""
         what, of = self._class_of(name)
+        if not self.of_classes:
+            return "there is none to judge it by" + (": neither true nor said" if what in ("iou", "dice") else "")
         names, c, n = self.p.class_names, self.counts, len(self.p)
         if of:
             actual = c.actual[names.index(of)]
@@ -189,8 +206,16 @@ def decisions_of(predictions: Predictions) -> m.Counts:
     return m.counts_of(confusion_of(predictions))
 
 
-def confusion_of(predictions: Predictions) -> np.ndarray:
-    """The confusion matrix (C, C); of several labels, one of 2 x 2 for each, (L, 2, 2)."""
+def confusion_of(predictions: Examples) -> np.ndarray:
+    """The confusion matrix (C, C), of label maps in pixels; of several labels, one of 2 x 2 for each, (L, 2, 2).
+
+    Boxes have none, as what is found need not be there: (0, 0).
+    """
+    if isinstance(predictions, Masks):
+        truth, said = predictions.targets, predictions.scores
+        return np.asarray(confusion_by_image(truth, said, len(predictions.class_names)).sum(0))
+    if not isinstance(predictions, Predictions):
+        return np.zeros((0, 0), dtype=np.int64)
     if not predictions.multilabel:
         return m.confusion_matrix(predictions.targets, predictions.predicted, len(predictions.class_names))
     c = decisions_of(predictions)
@@ -198,15 +223,17 @@ def confusion_of(predictions: Predictions) -> np.ndarray:
     return np.stack([c.n - c.hits - missed - false, false, missed, c.hits], axis=-1).reshape(-1, 2, 2)
 
 
-def _names(metrics: Sequence[str] | str, predictions: Predictions) -> list[str]:
+def _names(metrics: Sequence[str] | str, predictions: Examples) -> list[str]:
+    if metrics == "main":
+        return list(main_of(predictions))
     if isinstance(metrics, str):
         if metrics != "all":
             raise InputError(f"metrics is {metrics!r}; give a list of names, such as ['{metrics}'], or 'all'")
-        return [name for name in ALL if applies(name, predictions)]
+        return all_of(predictions)
     return list(dict.fromkeys(metrics))
 
 
-def group_labels(predictions: Predictions, groups: str | Sequence[Any] | np.ndarray | None) -> np.ndarray | None:
+def group_labels(predictions: Examples, groups: str | Sequence[Any] | np.ndarray | None) -> np.ndarray | None:
     """The group of each example, from a column's name or as given."""
     if groups is None:
         return None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import sparse
 
 from ptlib import stats
-from ptlib.measures import OfRanking, Statistic, prepare
-from ptlib.results import Predictions
+from ptlib.measures import OfImages, OfRanking, Statistic, prepare
+from ptlib.results import Boxes, Examples
 
 RANKING_WORK = 20_000_000_000  # resamples x examples x classes, above which AUROC's are fewer, but never below 1,000
+BOXES_WORK = 200_000_000  # resamples x detections x metrics, above which those of boxes are fewer, likewise
 
 
 def paired_bootstrap(
-    parts: list[Predictions], metric: str, resamples: int, seed: int, groups: np.ndarray | None
+    parts: Sequence[Examples], metric: str, resamples: int, seed: int, groups: np.ndarray | None
 ) -> np.ndarray:
     """The metric of each part (R, M) on the same resampled examples."""
     statistics = [prepare([metric], [p])[0] for p in parts]
@@ -27,7 +30,7 @@ def paired_bootstrap(
     return np.concatenate(list(stats.resample(rows.ravel(), r, seed, groups=groups, of=each)))
 
 
-def shuffles(pair: list[Predictions], metric: str, n: int, seed: int, groups: np.ndarray | None) -> np.ndarray:
+def shuffles(pair: Sequence[Examples], metric: str, n: int, seed: int, groups: np.ndarray | None) -> np.ndarray:
     """Differences (R,) when a coin decides for each example, or group, which model's answer is called A's."""
     (statistic,) = prepare([metric], pair)
     kinds, rows = np.unique(statistic.rows.reshape(2, -1).T, axis=0, return_inverse=True)
@@ -58,8 +61,12 @@ def _onto(rows: np.ndarray, statistic: Statistic) -> sparse.csr_matrix:
     return sparse.csr_matrix((np.ones(len(rows), np.int64), (np.arange(len(rows)), rows)), shape=shape)
 
 
-def affordable(statistic: Statistic, p: Predictions, resamples: int, times: int = 1) -> int:
+def affordable(statistic: Statistic, p: Examples, resamples: int, times: int = 1) -> int:
     """How many resamples of so many evaluations each: all that are asked for, fewer where ranking takes minutes."""
-    if not isinstance(statistic, OfRanking):
+    if isinstance(statistic, OfImages) and isinstance(p, Boxes):
+        work, per_resample = BOXES_WORK, int((p.scores[..., 0] >= 0).sum()) * len(statistic.names)
+    elif isinstance(statistic, OfRanking):
+        work, per_resample = RANKING_WORK, p.scores.size
+    else:
         return resamples
-    return max(min(resamples, 1000), min(resamples, RANKING_WORK // (p.scores.size * times)))
+    return max(min(resamples, 1000), min(resamples, work // max(per_resample * times, 1)))

@@ -114,12 +114,8 @@ def _all(wanted: Sequence[_Wanted], known: Any) -> np.ndarray:
     return np.stack([done[w.key] if w.of_class is None else done[w.key][..., w.of_class] for w in wanted], axis=-1)
 
 
-def prepare(names: Sequence[str], parts: Sequence[Predictions]) -> list[Statistic]:
-    """The statistics that give the metrics `names`, over the examples of all `parts` one after the other.
-
-    Several parts are several models' predictions of the same examples: a statistic then takes the examples of each as
-    rows of their own, so that any mixture of the models is a weighting. InputError for an unknown name.
-    """
+def prepare_classes(names: Sequence[str], parts: Sequence[Predictions]) -> list[Statistic]:
+    """`prepare` where an example has classes as a whole."""
     first = parts[0]
     found: list[Statistic] = []
     of_counts = [w for n in names if (w := _of_counts(n, first))]
