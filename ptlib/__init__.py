@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from ptlib.data import load_task as load_task
     from ptlib.data.second import load_second as load_second
     from ptlib.data.second import load_unknown as load_unknown
+    from ptlib.decisions import box_threshold as box_threshold
+    from ptlib.diagnosis import box_errors as box_errors
     from ptlib.diagnosis import by_slice as by_slice
     from ptlib.diagnosis import likely_label_errors as likely_label_errors
     from ptlib.diagnosis import worst_slice as worst_slice
     from ptlib.errors import InputError as InputError
     from ptlib.models import Model as Model
     from ptlib.models import build_model as build_model
+    from ptlib.models import under_new_head as under_new_head
     from ptlib.params import check as check
     from ptlib.prediction import cost as cost
     from ptlib.prediction import features as features
@@ -42,7 +45,9 @@ if TYPE_CHECKING:
     from ptlib.reading import read_predictions as read_predictions
     from ptlib.report import evaluate as evaluate
     from ptlib.report import expect as expect
+    from ptlib.results import Boxes as Boxes
     from ptlib.results import Estimate as Estimate
+    from ptlib.results import Masks as Masks
     from ptlib.results import Predictions as Predictions
     from ptlib.results import Report as Report
     from ptlib.runs import Run as Run
@@ -79,15 +84,16 @@ _NAMES = {
     "corruptions": ["corrupt"],
     "data": ["find_duplicates", "list_tasks", "load_task"],
     "data.second": ["load_second", "load_unknown"],
-    "diagnosis": ["by_slice", "likely_label_errors", "worst_slice"],
+    "decisions": ["box_threshold"],
+    "diagnosis": ["box_errors", "by_slice", "likely_label_errors", "worst_slice"],
     "errors": ["InputError"],
-    "models": ["Model", "build_model"],
+    "models": ["Model", "build_model", "under_new_head"],
     "params": ["check"],
     "prediction": ["cost", "features", "predict", "risk"],
     "pretraining": ["Pretrained", "pretrain", "save_pretrained"],
     "reading": ["read_predictions"],
     "report": ["evaluate", "expect"],
-    "results": ["Estimate", "Predictions", "Report"],
+    "results": ["Boxes", "Estimate", "Masks", "Predictions", "Report"],
     "runs": ["Run", "read_run", "reopen", "save_run"],
     "runtime": ["Clock", "choose_device"],
     "selection": ["Candidate", "Ranking", "advice", "fine_tune_all", "rank", "successive_halving", "task_of", "trust"],

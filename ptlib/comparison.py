@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,9 +14,11 @@ from ptlib import stats
 from ptlib.errors import InputError
 from ptlib.files import html_table, text_table
 from ptlib.measures import is_proportion, lower_is_better, of_each
-from ptlib.report import RESAMPLES, Bootstrap, group_labels
+from ptlib.report import BIASED, RESAMPLES, Bootstrap, group_labels
 from ptlib.resampling import paired_bootstrap, shuffles
-from ptlib.results import Estimate, Predictions
+from ptlib.results import Estimate, Examples, Predictions
+
+E = TypeVar("E", bound=Examples)
 
 
 @dataclass(frozen=True)
@@ -167,14 +169,14 @@ class Leaderboard:
 
 
 def compare(
-    a: Predictions, b: Predictions, metric: str = "accuracy", *, names: tuple[str, str] = ("A", "B"), seed: int = 0,
+    a: Examples, b: Examples, metric: str = "accuracy", *, names: tuple[str, str] = ("A", "B"), seed: int = 0,
     resamples: int = RESAMPLES, groups: str | Sequence[Any] | np.ndarray | None = None,
 ) -> Comparison:  # fmt: skip
     """A against B on the same examples, by any metric of `ptlib.measures`; printed, it is one plain sentence.
 
-    The interval of the difference is the percentile bootstrap (of calibration errors the pivotal) of examples, drawn
-    for both at once. `groups` draws and
-    exchanges whole groups. InputError if the two were not made on the same examples with the same targets.
+    The interval of the difference is the percentile bootstrap (of calibration errors and AP of boxes the pivotal) of
+    examples, drawn for both at once. `groups` draws and exchanges whole groups. InputError if the two were not made on
+    the same examples with the same targets.
     """
     return leaderboard(dict(zip(names, (a, b), strict=True)), metric, seed=seed, resamples=resamples, groups=groups)[
         names
@@ -182,7 +184,7 @@ def compare(
 
 
 def leaderboard(
-    runs: Mapping[str, Predictions], metric: str = "accuracy", *, seed: int = 0, resamples: int = RESAMPLES,
+    runs: Mapping[str, Examples], metric: str = "accuracy", *, seed: int = 0, resamples: int = RESAMPLES,
     groups: str | Sequence[Any] | np.ndarray | None = None,
 ) -> Leaderboard:  # fmt: skip
     """Each of several models' metric with its interval, and each pair compared; Holm's correction over all pairs."""
@@ -219,11 +221,13 @@ def leaderboard(
     return Leaderboard(metric, len(first), {n: estimates[n] for n in order}, {n: share[n] for n in order}, tuple(pairs))
 
 
-def aligned(runs: Mapping[str, Predictions]) -> dict[str, Predictions]:
+def aligned(runs: Mapping[str, E]) -> dict[str, E]:
     """The same predictions with their examples in the order of the first; InputError if they are not the same."""
     (name, first), *rest = runs.items()
     found = {name: first}
     for other, p in rest:
+        if p.kind != first.kind:
+            raise InputError(f"{other} is of {p.kind}, {name} of {first.kind}; compare what is of one kind")
         if p.class_names != first.class_names:
             raise InputError(
                 f"{other} has classes {p.class_names[:9]}, {name} {first.class_names[:9]}; they must agree"
@@ -250,14 +254,14 @@ def aligned(runs: Mapping[str, Predictions]) -> dict[str, Predictions]:
 
 
 def _pair(
-    a: str, b: str, found: Mapping[str, Predictions], metric: str, estimates: Mapping[str, Estimate],
+    a: str, b: str, found: Mapping[str, Any], metric: str, estimates: Mapping[str, Estimate],
     drawn: np.ndarray, seed: int, groups: np.ndarray | None,
 ) -> Comparison:  # fmt: skip
     one, two = estimates[a], estimates[b]
     gap = one.value - two.value
     differences = drawn[:, 0] - drawn[:, 1]
     # What is biased upwards is so by more for the better one; the pivot takes that out.
-    pivotal = metric.startswith("ece")
+    pivotal = metric.startswith(BIASED)
     low, high = stats.pivotal(gap, differences, gap) if pivotal else stats.percentile(differences)
     reason = None
     if math.isnan(gap):
@@ -268,10 +272,11 @@ def _pair(
     shuffled = shuffles([found[a], found[b]], metric, len(differences), seed + 1, groups)
     p, as_large = stats.permutation_p(gap, shuffled)
     shares = metric if is_proportion(metric) else "accuracy"
-    right = [of_each(shares, found[name]) > 0 for name in (a, b)]
+    whole = isinstance(found[a], Predictions)  # an image of many boxes or pixels is not right or wrong as a whole
+    right = [of_each(shares, found[name]) > 0 if whole else np.zeros(1, dtype=bool) for name in (a, b)]
     only_a, only_b = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     odds, bounds = stats.discordant_odds(only_a, only_b)
-    why = None if only_a + only_b else "they agree on every example"
+    why = None if only_a + only_b else "they agree on every example" if whole else "an image is not right as a whole"
     ratio = Estimate(odds, *bounds, "Clopper-Pearson", reason=why)
     n, exact = len(found[a]), is_proportion(metric) and groups is None
     smallest = stats.smallest_difference(n, (only_a + only_b) / n).smallest if exact else math.nan

@@ -14,8 +14,9 @@ from ptlib import stats
 from ptlib.data.duplicates import Duplicates
 from ptlib.errors import InputError
 from ptlib.measures import prepare
+from ptlib.metrics.breakdown import breakdown
 from ptlib.report import Bootstrap
-from ptlib.results import Estimate, Predictions
+from ptlib.results import Boxes, Estimate, Predictions
 
 CONFIDENCE_STEPS = (0.0, 0.5, 0.7, 0.9, 0.99, 1.0)
 
@@ -182,3 +183,11 @@ def by_duplicate(predictions: Predictions, duplicates: Duplicates) -> Any:
         low, high = stats.wilson(hits, n) if n else (np.nan, np.nan)
         rows[name] = {"n": n, "accuracy": hits / n if n else np.nan, "low": low, "high": high}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def box_errors(predictions: Boxes) -> dict[str, Any]:
+    """AP at an IoU of 0.5, and for each kind of error how many there are and how far it would rise without them.
+
+    The kinds and what each means are told at `ptlib.metrics.breakdown.breakdown`.
+    """
+    return breakdown(predictions.targets, predictions.scores, len(predictions.class_names))

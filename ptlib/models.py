@@ -22,6 +22,9 @@ from ptlib.runtime import derived_seed, generator
 __all__ = ["Model", "build_model", "layers", "list_checkpoints", "load_checkpoint", "trainable_names"]
 
 
+COARSEST = 32  # pixels, the stride of the last map
+
+
 class Model(nn.Module):
     """A plain module in two parts: `backbone` gives features (B, D), `head` makes logits (B, C) of them.
 
@@ -53,25 +56,37 @@ class Model(nn.Module):
         """The same network, its weights shared, with another preprocessing: fields of `Preprocessing`."""
         return Model(self.backbone, self.head, replace(self.preprocessing, **changes), self.checkpoint)
 
+    def resized(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Height and width to which `preprocess` resizes images of `shape`, which end in these two, before any crop."""
+        p = self.preprocessing
+        side = round(p.size / p.crop)
+        if not p.keep_aspect:
+            return side, side
+        height, width = (max(1, round(n * side / max(shape[-2:]))) for n in shape[-2:])
+        return height, width
+
     def preprocess(self, x: Tensor) -> Tensor:
-        """Images in 0..255, (B, H, W, 3) of uint8 or float, as the backbone wants them: float32 (B, 3, S, S)."""
+        """Images in 0..255, (B, H, W, 3) of uint8 or float, as the backbone wants them: float32 (B, 3, S, S).
+
+        Images that keep their shape are filled up at the right and below to multiples of 32 pixels: at other sizes the
+        maps of a network that halves them five times would not lie at the same place on one another.
+        """
         p = self.preprocessing
         x = x.permute(0, 3, 1, 2)  # a channels-last view: nothing moves
         if x.device.type != "cpu":  # only CPUs resize uint8, five times as fast and rounded as Pillow rounds
             x = x.float()
-        side = round(p.size / p.crop)
-        shape = [side, side]
-        if p.keep_aspect:
-            shape = [max(1, round(n * side / max(x.shape[-2:]))) for n in x.shape[-2:]]
-        if list(x.shape[-2:]) != shape:
+        shape = self.resized(x.shape)
+        if x.shape[-2:] != shape:
             # Antialiased, as Pillow resizes, is what checkpoints were trained with.
             x = F.interpolate(
                 x if p.antialias else x.float(), shape, mode=p.interpolation, antialias=p.antialias
             ).clamp_(0, 255)
-        if side != p.size:
-            edge = (side - p.size) // 2
+        if not p.keep_aspect and shape[0] != p.size:
+            edge = (shape[0] - p.size) // 2
             x = x[..., edge : edge + p.size, edge : edge + p.size]
         x = torch.addcmul(self._shift, x.float(), self._scale)
+        if p.keep_aspect:
+            x = F.pad(x, (0, -shape[1] % COARSEST, 0, -shape[0] % COARSEST))
         return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -170,7 +185,8 @@ def layers(model: Model) -> list[tuple[str, list[str]]]:
     for name in (n for n, _ in model.backbone.named_parameters()):
         parts = name.split(".")[:-1]
         block = numbered(name)
-        key = block or (parts[0] if parts else name)
+        bare = [part for part in parts if part != "network"]  # what wraps a network says nothing of its depth
+        key = block or (bare[0] if bare else name)
         # A norm has no weight matrix: every parameter of it is a vector.
         owner = model.backbone.get_submodule(block or ".".join(parts))
         is_norm = bool(parts) and all(p.ndim <= 1 for p in owner.parameters())

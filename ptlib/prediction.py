@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -92,11 +93,12 @@ def features(
 @torch.no_grad()
 def forward(
     model: Model, part: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device, precision: str,
-    batch_size: int | None = None, kept: Callable[[Any, Sequence[int], Sequence[int]], Tensor] | None = None,
+    batch_size: int | None = None, kept: Callable[..., Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
     """`part` of the model, in eval mode, on all images: float32 (N, ...) on the device.
 
-    Or what `kept` makes of each batch's outputs, given height and width of what the network saw and of the inputs.
+    Or what `kept` makes of each batch's outputs, given height and width of what the network saw, of the images in it,
+    and of the inputs.
     `batch_size` None stands for 128 images, fewer where they are larger than 224 pixels.
     """
     model.eval()
@@ -108,7 +110,9 @@ def forward(
     with autocast(device, precision):
         for x in fetch(resident(inputs, device), rows, device):
             canvas, x = x.shape[1:3], model.preprocess(x)
-            outputs.append(part(x).float() if kept is None else kept(part(x), x.shape[-2:], canvas))
+            outputs.append(
+                part(x).float() if kept is None else kept(part(x), x.shape[-2:], model.resized(canvas), canvas)
+            )
     return torch.cat(outputs)
 
 
@@ -126,13 +130,13 @@ def cost(
     where = choose_device(device)
     place(model, where)
     chosen, few = choose_precision(precision, where, model), split.inputs[:images]
-    seconds = []
+    seconds, kept = [], _kept_by(model)
     for _ in range(1 + repeats):
         start = time.perf_counter()
-        forward(model, model, few, where, chosen).cpu()
+        forward(model, model, few, where, chosen, kept=kept).cpu()
         seconds.append(time.perf_counter() - start)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused attention counts as nothing
-        forward(model, model, few[:1], where, chosen)
+        forward(model, model, few[:1], where, chosen, kept=kept)
     parameters = sum(p.numel() for p in model.parameters())
     return {
         "parameters": parameters,
@@ -140,6 +144,12 @@ def cost(
         "images_per_s": len(few) / min(seconds[1:]),
         "memory_mb": (16 * parameters + 32 * _kept_for_backward(model, few[:1].to(where))) / 1e6,
     }
+
+
+def _kept_by(model: Model) -> Callable[..., Tensor] | None:
+    """What turns a head's outputs into what is kept of them, where they are no logits of images."""
+    kind = getattr(model.head, "kind", None)
+    return importlib.import_module(f"ptlib.kinds.{kind}").kept if kind else None
 
 
 def _kept_for_backward(model: Model, image: Tensor) -> int:

@@ -22,7 +22,7 @@ from ptlib.files import sha256, write_whole
 from ptlib.kinds import kind_of
 from ptlib.models import Model, build_model, load_checkpoint
 from ptlib.reading import read_predictions
-from ptlib.results import Predictions, Report
+from ptlib.results import Examples, Predictions, Report
 from ptlib.runtime import environment
 from ptlib.train import History
 
@@ -37,7 +37,7 @@ def output_root() -> Path:
 
 def save_run(
     notebook: str, parameters: Mapping[str, Any], *, task: Task, model: Model, history: History,
-    predictions: Predictions | Sequence[Predictions], reports: Mapping[str, Report], run_name: str | None = None,
+    predictions: Examples | Sequence[Examples], reports: Mapping[str, Report], run_name: str | None = None,
     cost: Mapping[str, float] | None = None,
 ) -> Path:  # fmt: skip
     """Write a finished run to `outputs/<run_name>/` and return that path.
@@ -54,7 +54,7 @@ def save_run(
 
     def fill(folder: Path) -> None:
         save_model(model, task, folder / "model.safetensors")
-        for said in [predictions] if isinstance(predictions, Predictions) else predictions:
+        for said in [predictions] if isinstance(predictions, Examples) else predictions:
             said.save(folder / _predictions_file(said.split))
         _write_json(folder / "history.json", {"rows": history.rows, "best": history.best, "seconds": history.seconds})
         for report_name, report in reports.items():
@@ -113,10 +113,10 @@ class Run:
 
     name: str
     record: dict[str, Any]
-    predictions: dict[str, Predictions]
+    predictions: dict[str, Any]
 
     @property
-    def test(self) -> Predictions:
+    def test(self) -> Any:
         """Those of the test split; of the only split, if there is one."""
         return self.predictions.get("test") or next(iter(self.predictions.values()))
 
@@ -162,8 +162,8 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     for name in sorted(f for f in files if re.fullmatch(r"predictions(-[\w.-]*)?\.safetensors", f)):
         if not (folder / name).is_file() or sha256(folder / name) != files[name]:
             raise InputError(f"{folder / name} is not the file that the run saved: its SHA-256 differs")
-        said = Predictions.load(folder / name)
-        found[said.split] = said
+        of_split = Examples.load(folder / name)
+        found[of_split.split] = of_split
     if not found:
         raise InputError(f"the run in {folder} holds no predictions")
     return Run(folder.name, record, found)
@@ -254,7 +254,8 @@ def reopen(path: str | os.PathLike[str]) -> tuple[Model, Task, dict[str, Any]]:
         raise InputError(f"{weights} is not the file that the run saved: its SHA-256 differs")
     task = load_task(
         asked["dataset"], asked.get("data_dir"), asked.get("n_train"), asked.get("seed", 0),
-        n_val=asked.get("n_val"), n_test=asked.get("n_test"),
+        n_val=asked.get("n_val"), n_test=asked.get("n_test"), kind=record["task"]["kind"],
+        class_names=asked.get("class_names"),
     )  # fmt: skip
     if task.fingerprint != record["task"]["fingerprint"]:
         raise InputError(

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from pycocotools import mask  # type: ignore[import-untyped]
-from pycocotools.coco import COCO as Annotations  # type: ignore[import-untyped]
-from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
+from pycocotools import mask
+from pycocotools.coco import COCO as Annotations
+from pycocotools.cocoeval import COCOeval
 
 from ptlib.errors import InputError
 from ptlib.metrics import boxes

@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeVar
 from xml.etree.ElementTree import Element, TreeBuilder
 
 import numpy as np
-from defusedxml import DefusedXmlException  # type: ignore[import-untyped]
-from defusedxml.ElementTree import DefusedXMLParser  # type: ignore[import-untyped]
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import DefusedXMLParser
 
 from ptlib.core import VOID, Task
 from ptlib.data.canvas import Example, assemble, attempt, clipped, refused, stated_size

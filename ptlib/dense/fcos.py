@@ -42,6 +42,8 @@ class Said(NamedTuple):
     def loss(self, targets: Tensor) -> Tensor:
         """Mean over boxes of the losses of class, overlap and distances; targets (B, M, 7) as `Split` has them."""
         logits, sides, boxes = self.logits.float(), self.sides.float(), self.boxes.float()
+        nothing = F.pad(targets.new_full((len(targets), 1, 1), -1), (0, 6))
+        targets = torch.cat([targets, nothing], dim=1)  # so that there is a row to look at where no image has a box
         with torch.no_grad():
             owner, quality, free = assign(logits.sigmoid(), boxes, self.points, self.strides, targets)
         taken = owner >= 0
@@ -65,7 +67,7 @@ class Said(NamedTuple):
         lost: Tensor = of_class + 2 * overlap - 0.25 * (distances.sum(1) * weight).sum()
         return lost / total
 
-    def decode(self, most: int = 100, overlap: float = 0.6, candidates: int = 1000) -> Tensor:
+    def decode(self, most: int = 100, overlap: float = 0.5, candidates: int = 1000) -> Tensor:
         """The `most` likeliest boxes of each image after non-maximum suppression by class: (B, most, 6), rows of class
         (-1 where there is none), x1, y1, x2, y2, score."""
         scores, boxes = self.logits.float().sigmoid(), self.boxes.float()
@@ -84,7 +86,7 @@ class Said(NamedTuple):
 
 
 def assign(
-    scores: Tensor, boxes: Tensor, points: Tensor, strides: Tensor, targets: Tensor, k: int = 10
+    scores: Tensor, boxes: Tensor, points: Tensor, strides: Tensor, targets: Tensor, k: int = 5
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which true box each point answers for, (B, P), -1 for none; how well, (B, P) in 0..1; and where none is to be
     learnt from, 0 in (B, P): within boxes that don't count.
@@ -99,9 +101,6 @@ def assign(
     overlaps = pairwise_iou(truth, boxes)
     likely = scores.transpose(1, 2).gather(1, targets[..., :1].long().clamp_min(0).expand(-1, -1, scores.shape[1]))
     fit = (likely + 1e-9).sqrt() * (overlaps + 1e-9) ** 6 * (inside & ~flagged[..., None])
-    if fit.shape[1] == 0:
-        none = scores.new_zeros(scores.shape[:2])
-        return none.long() - 1, none, none + 1
     best = fit.topk(min(k, fit.shape[2]), dim=2)
     chosen = torch.zeros_like(fit).scatter_(2, best.indices, (best.values > 0).to(fit.dtype)) * overlaps.clamp_min(1e-6)
     claim, owner = chosen.max(1)  # a point that several boxes want goes to the one it overlaps most

@@ -23,12 +23,10 @@ def prepare(
 ) -> tuple[Tensor, Tensor]:
     """A batch as the network wants it, boxes in its pixels: uint8 (B, H, W, 3) and (B, M, 7), augmented, resized."""
     x, y = augment_places(inputs.permute(0, 3, 1, 2), targets, names, generator)
-    height, width = x.shape[-2:]
-    x = model.preprocess(x.permute(0, 2, 3, 1))
     y = y.clone()
-    y[..., 1:5:2] *= x.shape[-1] / width
-    y[..., 2:5:2] *= x.shape[-2] / height
-    return x, y
+    for side, (new, old) in enumerate(zip(model.resized(x.shape)[::-1], x.shape[:-3:-1], strict=True)):
+        y[..., 1 + side : 5 : 2] *= new / old
+    return model.preprocess(x.permute(0, 2, 3, 1)), y
 
 
 def loss(outputs: Any, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -38,13 +36,13 @@ def loss(outputs: Any, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     return outputs.loss(targets)  # type: ignore[no-any-return]
 
 
-def kept(outputs: Any, seen: Sequence[int], canvas: Sequence[int]) -> Tensor:
+def kept(outputs: Any, seen: Sequence[int], resized: Sequence[int], canvas: Sequence[int]) -> Tensor:
     """What is kept of a batch: (B, 100, 6), rows of class (-1 for none), x1, y1, x2, y2 in the canvas's pixels, score.
 
-    `seen` is height and width of what the network saw, `canvas` of what the data hold.
+    `resized` is height and width of the images in what the network saw, `canvas` of what the data hold.
     """
     found: Tensor = outputs.decode()
-    for side, (there, here) in enumerate(zip(canvas[::-1], seen[::-1], strict=True)):
+    for side, (there, here) in enumerate(zip(canvas[::-1], resized[::-1], strict=True)):
         found[..., 1 + side : 5 : 2] = (found[..., 1 + side : 5 : 2] * (there / here)).clamp(0, there)
     return found
 

@@ -22,33 +22,47 @@ def prepare(
 ) -> tuple[Tensor, Tensor]:
     """A batch and its label maps as the network sees them: uint8 (B, H, W, 3) and (B, H, W), augmented, resized."""
     x, y = augment_places(inputs.permute(0, 3, 1, 2), targets, names, generator)
+    height, width = model.resized(x.shape)
     x = model.preprocess(x.permute(0, 2, 3, 1))
-    return x, F.interpolate(y[:, None], x.shape[-2:], mode="nearest-exact")[:, 0]
+    y = F.interpolate(y[:, None], (height, width), mode="nearest-exact")[:, 0]
+    return x, F.pad(y, (0, x.shape[-1] - width, 0, x.shape[-2] - height), value=VOID)
 
 
 def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy in nats over pixels that are not void, plus one minus the mean over classes of soft Dice.
 
-    Logits (B, C, h, w) are brought to the targets' (B, H, W). Classes that a batch lacks have no share in the Dice
-    (Milletari et al. 2016, arXiv 1606.04797), which counts every class alike, however few pixels it has.
+    Logits (B, C, h, w) are brought to the targets' (B, H, W). Both terms keep rare classes from being forgotten: a
+    pixel weighs one over the root of its class's pixels in the batch, and the Dice (Milletari et al. 2016, arXiv
+    1606.04797) counts every class alike that the batch shows.
     """
-    logits = F.interpolate(outputs.float(), targets.shape[-2:], mode="bilinear")
+    logits = _at(outputs.float(), targets.shape[-2:])
+    classes = logits.shape[1]
     truth = targets.long()
-    scored = truth != VOID
-    plain = F.cross_entropy(logits, truth, ignore_index=VOID, label_smoothing=label_smoothing, reduction="sum")
-    said = logits.softmax(1) * scored[:, None]
-    classes = said.shape[1]
-    actual = torch.bincount(truth[scored], minlength=classes)[:classes].to(said.dtype)
-    hit = torch.zeros_like(actual).scatter_add_(
-        0, truth[scored], said.gather(1, truth.clamp_max(classes - 1)[:, None])[:, 0][scored]
-    )
-    dice = 2 * hit / (actual + said.sum((0, 2, 3))).clamp_min(1)
-    return plain / scored.sum().clamp_min(1) + 1 - dice[actual > 0].mean()
+    bins = truth.clamp_max(classes).flatten()  # void goes to one more, which is then left out: no device is waited for
+    nothing = logits.new_zeros(classes + 1)
+    actual = nothing.index_add(0, bins, logits.new_ones(len(bins)))[:classes]
+    weight = actual.clamp_min(1).rsqrt()
+    plain = F.cross_entropy(logits, truth, weight, ignore_index=VOID, label_smoothing=label_smoothing, reduction="sum")
+    said = logits.softmax(1) * (truth != VOID)[:, None]
+    own = said.gather(1, truth.clamp_max(classes - 1)[:, None]).flatten()
+    dice = 2 * nothing.index_add(0, bins, own)[:classes] / (actual + said.sum((0, 2, 3))).clamp_min(1)
+    there = (actual > 0).to(dice.dtype)
+    return (plain / (weight * actual).sum().clamp_min(1e-9)) + ((1 - dice) * there).sum() / there.sum().clamp_min(1)
 
 
-def kept(outputs: Tensor, seen: Sequence[int], canvas: Sequence[int]) -> Tensor:
-    """What is kept of a batch: the likeliest class of each pixel of the data's canvas, uint8 (B, H, W)."""
-    return F.interpolate(outputs.float(), list(canvas), mode="bilinear").argmax(1).to(torch.uint8)
+def kept(outputs: Tensor, seen: Sequence[int], resized: Sequence[int], canvas: Sequence[int]) -> Tensor:
+    """What is kept of a batch: the likeliest class of each pixel of the data's canvas, uint8 (B, H, W).
+
+    `seen` is height and width of what the network saw, of which images fill the upper left part, `resized`.
+    """
+    whole = [round(here * s / r) for here, s, r in zip(canvas, seen, resized, strict=True)]
+    logits = _at(outputs.float(), whole)
+    return logits[..., : canvas[0], : canvas[1]].argmax(1).to(torch.uint8)
+
+
+def _at(logits: Tensor, shape: Sequence[int]) -> Tensor:
+    """Logits brought to height and width `shape`."""
+    return logits if logits.shape[-2:] == tuple(shape) else F.interpolate(logits, tuple(shape), mode="bilinear")
 
 
 def score(said: Tensor, targets: Tensor) -> dict[str, float]:

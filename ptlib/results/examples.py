@@ -47,6 +47,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def multilabel(self) -> bool:
+        """Whether an example as a whole may have several labels."""
+        return False
+
     def take(self, rows: Any) -> Self:
         """Those of `rows`, indices or a mask, in that order."""
         index = np.arange(len(self))[rows]

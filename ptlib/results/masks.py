@@ -51,10 +51,11 @@ class Masks(Examples):
         # Deflate shortens by a factor of 1,032 at most: a shape that claims more is no shape of this stream.
         if not 0 <= size <= 1032 * max(len(plain), 1):
             raise InputError(f"{path} holds no label maps: they claim a shape of {shape.tolist()}")
+        stream = zlib.decompressobj()
         try:
-            maps = zlib.decompressobj().decompress(plain[24:], size + 1)
+            maps = stream.decompress(plain[24:], size + 1)
         except zlib.error as e:
             raise InputError(f"{path} holds label maps that can't be read: {e}") from None
-        if len(maps) != size:
-            raise InputError(f"{path} holds {len(maps)} bytes of label maps, {size} are stated")
+        if len(maps) != size or not stream.eof:
+            raise InputError(f"{path} holds label maps that are cut short: {len(maps)} bytes, {size} are stated")
         return np.frombuffer(maps, np.uint8).reshape(shape)

@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ def torchmetrics(p: Predictions, n: int, ranking: bool) -> None:
     from torchmetrics.wrappers import BootStrapper
 
     c = len(p.class_names)
-    wanted = [tm.MulticlassAccuracy(c, average="micro"), tm.MulticlassPrecision(c), tm.MulticlassRecall(c),
+    wanted: list[Any] = [tm.MulticlassAccuracy(c, average="micro"), tm.MulticlassPrecision(c), tm.MulticlassRecall(c),
               tm.MulticlassF1Score(c)]  # fmt: skip
     if ranking:
         wanted += [tm.MulticlassMatthewsCorrCoef(c), tm.MulticlassCohenKappa(c), tm.MulticlassAUROC(c),

@@ -53,7 +53,7 @@ def all_cheap(n: int, d: int, c: int) -> None:
 
 
 def log_me_in_pairs(n: int, d: int, c: int, repeats: int) -> None:
-    from transformer_ranker.estimators.logme import LogME  # type: ignore[import-not-found]
+    from transformer_ranker.estimators.logme import LogME
 
     x, y = example(n, d, c)
     tensors = torch.from_numpy(x), torch.from_numpy(y)
