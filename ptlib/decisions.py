@@ -128,6 +128,11 @@ def _precision_on_grid(c: Curve) -> np.ndarray:
 def box_threshold(predictions: Boxes, iou: float = 0.5) -> float:
     """The score from which on boxes are to be shown: it gives the highest F1 over all classes at one IoU.
 
-    Choose it on val: on the examples it is chosen on it looks better than it is.
+    Choose it on val: on the examples it is chosen on it looks better than it is. InputError if no box was found.
     """
-    return best_threshold(predictions.targets, predictions.scores, len(predictions.class_names), iou)[0]
+    found = best_threshold(predictions.targets, predictions.scores, len(predictions.class_names), iou)[0]
+    if np.isnan(found):
+        raise InputError(
+            f"no box was found on {predictions.split!r}, so no score can be chosen from which to show boxes"
+        )
+    return found

@@ -146,12 +146,20 @@ def _dense_model(
     return model
 
 
+def check_kind(model: Model, task: Task) -> None:
+    """InputError if a model's head is for another kind of task."""
+    own = getattr(model.head, "kind", "image_classification")
+    if own != task.kind and (own != "image_classification" or kind_of(task).DENSE):
+        raise InputError(f"a model for {own} can't serve {task.name}, a task of {task.kind}; build one for it")
+
+
 def under_new_head(model: Model, task: Task, seed: int = 0) -> Model:
     """A copy of the model's backbone under a new head for `task`, whose random weights `seed` draws.
 
     Of a head that reads maps only the class layer is new: the rest of it has learnt to find things of any class.
     """
     head: nn.Module
+    check_kind(model, task)
     if kind_of(task).DENSE:
         head = copy.deepcopy(model.head)
         with torch.random.fork_rng(devices=[]):
@@ -184,7 +192,7 @@ def layers(model: Model) -> list[tuple[str, list[str]]]:
     found: list[tuple[str, list[str]]] = []
     for name in (n for n, _ in model.backbone.named_parameters()):
         parts = name.split(".")[:-1]
-        block = numbered(name)
+        block = "body.fpn" if name.startswith("body.fpn.") else numbered(name)  # torchvision's pyramid is one layer
         bare = [part for part in parts if part != "network"]  # what wraps a network says nothing of its depth
         key = block or (bare[0] if bare else name)
         # A norm has no weight matrix: every parameter of it is a vector.

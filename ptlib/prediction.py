@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from ptlib.core import Split, Task
 from ptlib.data.batches import fetch, resident
 from ptlib.errors import InputError
 from ptlib.kinds import dense_kind_of
-from ptlib.models import Model
+from ptlib.models import Model, check_kind
 from ptlib.results import Predictions
 from ptlib.runtime import autocast, choose_device, choose_precision, place
 
@@ -40,6 +41,7 @@ def predict(
         if dense_kind_of(task):
             raise InputError(f"a function can't be asked for {task.kind} yet; put what it says into Boxes or Masks")
         return _predict_with(model, split, task, batch_size or EVAL_BATCH, outputs)
+    check_kind(model, task)
     where, kind = choose_device(device), dense_kind_of(task)
     place(model, where)
     how = (where, choose_precision(precision, where, model), batch_size)
@@ -84,6 +86,10 @@ def features(
     model: Model, split: Split, device: str = "auto", precision: str = "auto", batch_size: int | None = None
 ) -> Tensor:
     """What the backbone makes of every example of `split`: float32 (N, D), on the device."""
+    if hasattr(model.head, "kind"):
+        raise InputError(
+            f"a model for {model.head.kind} has maps, not one row of features an image; take its classifier"
+        )
     where = choose_device(device)
     place(model, where)
     chosen = choose_precision(precision, where, model)
@@ -102,9 +108,7 @@ def forward(
     `batch_size` None stands for 128 images, fewer where they are larger than 224 pixels.
     """
     model.eval()
-    if batch_size is None:
-        pixels = inputs.shape[1] * inputs.shape[2] if model.preprocessing.keep_aspect else 0
-        batch_size = max(1, min(EVAL_BATCH, EVAL_BATCH * 224**2 // max(pixels, 1)))
+    batch_size = batch_size or affordable_batch(model, inputs)
     rows = torch.arange(len(inputs)).split(batch_size)
     outputs = []
     with autocast(device, precision):
@@ -114,6 +118,12 @@ def forward(
                 part(x).float() if kept is None else kept(part(x), x.shape[-2:], model.resized(canvas), canvas)
             )
     return torch.cat(outputs)
+
+
+def affordable_batch(model: Model, inputs: Tensor) -> int:
+    """How many images to look at at once: 128; where they keep their shape as many as make 128 of 224 pixels."""
+    pixels = math.prod(model.resized(inputs.shape[1:3])) if model.preprocessing.keep_aspect else 1
+    return max(1, min(EVAL_BATCH, EVAL_BATCH * 224**2 // pixels))
 
 
 def cost(

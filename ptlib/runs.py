@@ -217,7 +217,7 @@ def save_model(model: Model, task: Task, path: Path) -> Path:
 
     header = {"preprocessing": json.dumps(asdict(model.preprocessing)), "class_names": json.dumps(task.class_names),
               "trained_on": f"{model.checkpoint.trained_on or 'random weights'}, then {task.name}"}  # fmt: skip
-    if model.checkpoint.factory is None:
+    if model.checkpoint.factory is None or "/" in model.checkpoint.architecture:  # not a user's own function
         bare = model.checkpoint.architecture.removeprefix(f"{task.kind}/")
         header["architecture"] = f"{task.kind}/{bare}" if kind_of(task).DENSE else bare
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}

@@ -132,7 +132,10 @@ def recipe(
     For a `kind` of task in which something is said of every place, steps are of few images, weights are averaged, and
     the head, which has far more to learn, is trained for 2 epochs where `head_epochs` is None.
     """
-    dense = kind in ("detection", "segmentation")
+    kinds = ("image_classification", "detection", "segmentation")
+    if kind not in kinds:
+        raise InputError(f"unknown kind {kind!r}{did_you_mean(kind, kinds) or ';'} there are {', '.join(kinds)}")
+    dense = kind != "image_classification"
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}{did_you_mean(name, RECIPES) or ';'} there are {', '.join(RECIPES)}")
     if dense:
@@ -152,7 +155,8 @@ def recipe(
             for part, n in zip(("last 1 block", "last 2 blocks", "all"), _thirds(epochs), strict=True)
         ],
         "full": [tuned],
-        "naive": [replace(tuned, optimizer="sgd", lr=0.01, batch_size=64, layer_decay=1.0, schedule="constant",
+        "naive": [replace(tuned, optimizer="sgd", lr=0.01, batch_size=tuned.batch_size if dense else 64, ema=None,
+                          clip_norm=None, layer_decay=1.0, schedule="constant",
                           warmup=0.0, weight_decay=0.0, batchnorm="train")],
         "scratch": [replace(tuned, layer_decay=1.0, lr=2e-3, batchnorm="train")],
     }  # fmt: skip

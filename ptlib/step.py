@@ -14,6 +14,7 @@ from ptlib.core import Task
 from ptlib.data.batches import fetch
 from ptlib.kinds import kind_of
 from ptlib.models import Model, layers
+from ptlib.prediction import affordable_batch
 from ptlib.runtime import autocast, generator
 from ptlib.stages import Stage
 
@@ -117,6 +118,13 @@ def schedule(stage: Stage, progress: float) -> float:
     return 1 - rest if stage.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * rest))
 
 
+def augmentations_of(stage: Stage, task: Task, head_only: bool) -> tuple[str, ...]:
+    """A stage's own; else the task's, but none where the features of a frozen backbone are computed once."""
+    if stage.augment is not None:
+        return stage.augment
+    return () if head_only and not kind_of(task).DENSE else task.augment
+
+
 def is_batchnorm(module: nn.Module) -> TypeGuard[nn.modules.batchnorm._BatchNorm]:
     """Whether a module keeps running statistics of its batches."""
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
@@ -150,7 +158,7 @@ def measure_statistics(model: Model, names: Sequence[str], inputs: Tensor, devic
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over batches
         norm.train()
-    for x in fetch(inputs, rows.tensor_split(max(1, len(rows) // 128)), device):
+    for x in fetch(inputs, rows.tensor_split(max(1, len(rows) // affordable_batch(model, inputs))), device):
         model(model.preprocess(x))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

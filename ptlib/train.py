@@ -18,7 +18,7 @@ from ptlib.data.batches import fetch, resident
 from ptlib.errors import InputError
 from ptlib.head import fit_head
 from ptlib.kinds import dense_kind_of, kind_of
-from ptlib.models import Model, trainable_names
+from ptlib.models import Model, check_kind, trainable_names
 from ptlib.prediction import forward
 from ptlib.runtime import (
     Clock,
@@ -32,7 +32,7 @@ from ptlib.runtime import (
     to_device,
 )
 from ptlib.stages import Stage
-from ptlib.step import Step, measure_statistics, schedule, set_mode
+from ptlib.step import Step, augmentations_of, measure_statistics, schedule, set_mode
 
 CHECK_EVERY = 50  # steps between two looks at the loss on a device that would have to be waited for
 
@@ -85,8 +85,8 @@ def finetune(
     learns, without augmentation, the backbone's features are computed once. All randomness comes from (seed, stage,
     epoch, step), so equal arguments give equal bits on one machine, whatever ran before.
 
-    `accumulate` splits each batch into so many parts, computed one after the other: less memory, the same gradient
-    up to rounding (and BatchNorm's own statistics). Progress goes to `log`, a line an epoch.
+    `accumulate` splits each batch into so many parts, computed one after the other: less memory, the same gradient up
+    to rounding (and BatchNorm's statistics; boxes and pixels count by their share of a part). Progress goes to `log`.
 
     Raises FloatingPointError when the loss is no longer finite; the model then has the best weights before that, if an
     epoch was scored.
@@ -97,6 +97,9 @@ def finetune(
         raise InputError(f"keep is {keep!r}; it must be best or last")
     if accumulate > 1 and task.kind == "contrastive":
         raise InputError(f"accumulate is {accumulate}; a contrastive loss needs its batch whole, so it must be 1")
+    check_kind(model, task)
+    if dense := dense_kind_of(task):
+        dense.check(task, stages)
     where = choose_device(device)
     run = _Run(model, task, where, choose_precision(precision, where, model), accumulate, compile, keep, log)
     place(model, where)
@@ -130,7 +133,7 @@ class _Run:
         self.best_state: dict[str, Any] = {}
         self.features: dict[str, Tensor] = {}
         self.val_inputs = resident(task.val.inputs, device)
-        self.targets = {split.name: split.targets.to(device) for split in (task.train, task.val)}
+        self.targets = {split.name: resident(split.targets, device) for split in (task.train, task.val)}
         self.epochs_left = 0
 
     def stage(self, stage: Stage, key: tuple[int, ...]) -> None:
@@ -138,9 +141,7 @@ class _Run:
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in names)
         head_only = all(name.startswith("head.") for name in names)
-        augmentations = stage.augment
-        if augmentations is None:
-            augmentations = () if head_only and not self.kind.DENSE else self.task.augment
+        augmentations = augmentations_of(stage, self.task, head_only)
         cached = head_only and not augmentations and not self.kind.DENSE
         if cached:
             self._cache_features()
@@ -167,7 +168,8 @@ class _Run:
                     done = (epoch - 1) * steps_per_epoch + i
                     rows = to_device(order[i], self.device)
                     draws = generator(*key, "step", epoch, i)
-                    y = self.targets["train"][rows]
+                    y = self.targets["train"]
+                    y = y[rows] if y.device == rows.device else y[order[i]].to(self.device)
                     if not cached:
                         x, y = self.kind.prepare(self.model, x, y, augmentations, draws, self.task.n_classes)
                     torch.manual_seed(derived_seed(*key, "dropout", epoch, i))
@@ -278,7 +280,7 @@ def find_lr(
     rates = np.geomspace(low, high, steps)
     kind = kind_of(task)
     head_only = all(name.startswith("head.") for name in names)
-    augmentations = stage.augment if stage.augment is not None else () if head_only else task.augment
+    augmentations = augmentations_of(stage, task, head_only)
     smoothed: list[float] = []
     with deterministic(where):
         set_mode(trial, stage, names)

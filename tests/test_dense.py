@@ -184,14 +184,14 @@ def test_a_head_learns_by_heart() -> None:
     ]
     maps = [torch.cat([m, p, m[:, :1] * p, m[:, :1]], 1) for m, p in zip(maps, place, strict=True)]
     optimizer = torch.optim.AdamW(head.parameters(), lr=5e-3)
-    first = None
+    first = 0.0
     for _ in range(120):
         loss = head(maps).loss(task.train.targets)
         first = first or loss.item()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(loss) < first / 4
+    assert loss.item() < first / 4
     with torch.inference_mode():
         score = detection.score(head(maps).decode(), task.train.targets)
     assert score["ap50"] > 0.95
@@ -240,7 +240,7 @@ def test_augmentation_that_leaves_boxes_behind_is_refused() -> None:
 
 def test_images_of_different_sizes_give_boxes_in_their_own_pixels(start: pt.Checkpoint) -> None:
     task = marked()
-    sizes = torch.tensor([[128, 128], [64, 64], [128, 64], [40, 20]])
+    sizes = torch.tensor([[128, 128], [64, 64], [192, 192], [64, 64]])
     test = replace(task.test, sizes=sizes)
     rows = torch.zeros(4, 3, 6)
     rows[..., 0] = -1
@@ -250,6 +250,12 @@ def test_images_of_different_sizes_give_boxes_in_their_own_pixels(start: pt.Chec
     np.testing.assert_allclose(said.targets[0, 0, 1:5], 2 * task.test.targets[0, 0, 1:5].numpy())
     np.testing.assert_allclose(said.targets[3, 0, 1:5], task.test.targets[3, 0, 1:5].numpy())
     assert pt.evaluate(said, resamples=100)["ap"].value == 1
+    low = replace(test, sizes=torch.tensor([[32, 64]] * 4), targets=torch.zeros(4, 0, 7))
+    rows[:, 0, 1:5], rows[:, 1, 1:5] = torch.tensor([5.0, 10, 20, 60]), torch.tensor([5.0, 40, 20, 60])
+    rows[:, 1, 0] = 1
+    cut = detection.predictions(rows, low, task).scores
+    assert cut[0, 0, 1:5].tolist() == [5, 10, 20, 32], "what reaches beside the image is cut off"
+    assert cut[0, 1, 0] == -1, "what lies beside it is none"
 
 
 def test_outputs_are_scaled_back_to_the_canvas() -> None:

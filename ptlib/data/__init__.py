@@ -131,5 +131,5 @@ def _load_places(
         if (root / "SegmentationClass").is_dir():
             return voc.load_voc_maps(root, draw)
         return maps.load_maps(root, draw, class_names=class_names)
-    is_coco = any((root / "annotations").glob("*.json")) or any(root.glob("*.json"))
+    is_coco = any((root / "annotations").glob("*.json"))
     return coco.load_coco(root, draw) if is_coco else voc.load_voc_boxes(root, draw)

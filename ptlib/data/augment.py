@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from ptlib.corruptions.filters import luminance, mirrored
+from ptlib.errors import InputError
 from ptlib.runtime import to_device
 
 
@@ -22,6 +23,10 @@ def augment(x: Tensor, names: Sequence[str], generator: Generator) -> Tensor:
 
     What only moves whole pixels leaves uint8 as it is; the others make it float.
     """
+    for name in names:
+        if name not in IMAGE_WISE and name not in ("mixup", "cutmix"):
+            known = ", ".join(IMAGE_WISE)
+            raise InputError(f"{name!r} is for boxes and label maps; images with one label take {known}, mixup, cutmix")
     if not set(names) <= {"crop", "flip", "mixup", "cutmix"}:
         x = x.float()
     for name, function in IMAGE_WISE.items():
@@ -113,12 +118,20 @@ def rand(x: Tensor, generator: Generator, n_operations: int = 2, strength: float
     return x
 
 
-def colour(x: Tensor, generator: Generator, strength: float = 0.35) -> Tensor:
-    """Brightness, contrast and saturation changed by up to 30 % each way, drawn for each image."""
-    amounts = torch.empty(3, len(x), 1, 1, 1).uniform_(-strength, strength, generator=generator)
-    for function, amount in zip((_brightness, _contrast, _saturation), amounts, strict=True):
-        x = function(x, to_device(amount, x.device))
-    return x
+def colour(x: Tensor, generator: Generator, strength: float = 0.3) -> Tensor:
+    """Brightness, contrast and saturation changed by up to 30 % each way, drawn for each image; float.
+
+    All three are linear, so each pixel's colours are multiplied once, by a matrix of its image's.
+    """
+    draws = 1 + torch.empty(3, len(x), 1, 1).uniform_(-strength, strength, generator=generator)
+    bright, contrast, saturation = to_device(draws, x.device)
+    x = x.float()
+    weights = luminance(torch.eye(3, device=x.device)[..., None, None]).flatten()  # of red, green, blue
+    matrix = bright * contrast * (saturation * torch.eye(3, device=x.device) + (1 - saturation) * weights)  # (B, 3, 3)
+    ground = bright * (1 - contrast) * (x.mean((2, 3)) @ weights)[:, None, None]  # the mean luminance of its image
+    flat = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H * W, 3)
+    mixed = torch.baddbmm(ground.expand(-1, 1, 3), flat, matrix.transpose(1, 2)).clamp_(0, 255)
+    return mixed.view(len(x), x.shape[2], x.shape[3], 3).permute(0, 3, 1, 2)
 
 
 IMAGE_WISE: dict[str, Callable[[Tensor, Generator], Tensor]] = {

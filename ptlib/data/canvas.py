@@ -219,10 +219,9 @@ def assemble(
         raise InputError(
             f"{root} has {len(class_names)} classes ({', '.join(class_names)}); {least} at least are needed"
         )
+    sizes = np.array([example.size for part in given.values() for example in part])
+    canvas = canvas_of(sizes, longest or draw.side or LONGEST)  # of all there are: it is not to depend on the draw
     parts, dealt = deal(given, draw)
-    canvas = canvas_of(
-        np.array([example.size for part in parts.values() for example in part]), longest or draw.side or LONGEST
-    )
     splits = {name: _decoded(name, parts[name], canvas, read, skipped) for name in SPLITS}
     notes = [*notes, *dealt]
     absent = int((splits["train"].counts(len(class_names)) == 0).sum())

@@ -17,9 +17,9 @@ from torchvision.transforms.v2 import functional as v2
 
 from ptlib.core import VOID
 from ptlib.data.augment import colour
+from ptlib.data.canvas import GREY
 from ptlib.errors import InputError
 
-GREY = 114  # what lies outside an image
 LEAST_SEEN = 0.3  # share of a box that must stay in view for it to stay marked
 
 
@@ -29,9 +29,7 @@ def augment_places(x: Tensor, y: Tensor, names: Sequence[str], generator: Genera
     A box of which less than 30 % stays in view is no longer marked. InputError for an augmentation that does not move
     boxes and maps along.
     """
-    odd = [name for name in names if name not in PLACES and name != "colour"]
-    if odd:
-        raise InputError(f"{odd[0]!r} does not move boxes and label maps along; there are {', '.join(PLACES)}, colour")
+    check_places(names)
     if "colour" in names:
         x = colour(x.float(), generator)
     moves = [PLACES[name] for name in PLACES if name in names]
@@ -50,6 +48,13 @@ def augment_places(x: Tensor, y: Tensor, names: Sequence[str], generator: Genera
         moved = sample[1].as_subclass(Tensor)
         marks.append(moved[0] if mark.ndim == 2 and mark.dtype == torch.uint8 else _kept(mark, boxes, moved, scale))
     return torch.stack(images), torch.stack(marks)
+
+
+def check_places(names: Sequence[str]) -> None:
+    """InputError for an augmentation that does not move boxes and label maps along with their image."""
+    odd = [name for name in names if name not in PLACES and name != "colour"]
+    if odd:
+        raise InputError(f"{odd[0]!r} does not move boxes and label maps along; there are {', '.join(PLACES)}, colour")
 
 
 def _wrap(mark: Tensor, shape: Any) -> Any:

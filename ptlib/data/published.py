@@ -148,12 +148,17 @@ def load_voc(name: str, kind: str, data_dir: Path, draw: Draw) -> Task:
     year = name.removeprefix("voc")
     for part, lists in ((year, "trainval"), *([("2007-test", "test")] if year == "2007" else [])):
         facts = DATASET_YEAR_DICT[part]
-        if not (data_dir / facts["base_dir"] / "ImageSets" / "Main" / f"{lists}.txt").is_file():
-            archive = data_dir / facts["filename"]
+        archive, there = (
+            data_dir / facts["filename"],
+            data_dir / facts["base_dir"] / "ImageSets" / "Main" / f"{lists}.txt",
+        )
+        whole = archive.with_suffix(".unpacked")
+        if not there.is_file() or (archive.is_file() and not whole.is_file()):  # an archive may be unpacked in part
             try:
                 download_url(facts["url"], data_dir, facts["filename"], facts["md5"])
                 with tarfile.open(archive) as f:
                     f.extractall(data_dir, filter="data")  # nothing outside, no links out, no devices
+                whole.touch()
             except Exception as e:  # URLError, RuntimeError, OSError and tarfile's own
                 raise InputError(
                     f"{name} can't be had ({type(e).__name__}: {e}); put {facts['filename']} (MD5 {facts['md5']}) into "

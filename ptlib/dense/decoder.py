@@ -26,6 +26,7 @@ class Decoder(nn.Module):
     def __init__(self, channels: Sequence[int], n_classes: int, width: int = 64):
         super().__init__()
         self.pyramid = TopDown(channels[1:], width)
+        self.pyramid.smooth[0] = nn.Identity()  # the sum of all levels is smoothed
         self.mix = block(width, width)
         self.classes = nn.Conv2d(width, n_classes * FINER**2, 1)
 

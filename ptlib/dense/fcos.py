@@ -35,15 +35,19 @@ class Said(NamedTuple):
     @property
     def boxes(self) -> Tensor:
         """x1, y1, x2, y2 in pixels, (B, P, 4)."""
-        reach = self.sides.softmax(-1) @ torch.arange(BINS + 1, device=self.sides.device, dtype=self.sides.dtype)
-        reach = reach * self.strides[:, None]
+        bins = torch.arange(BINS + 1, device=self.sides.device)
+        reach = (self.sides.float().softmax(-1) * bins).sum(-1) * self.strides[:, None]  # bf16 would round a pixel away
         return torch.cat([self.points - reach[..., :2], self.points + reach[..., 2:]], dim=-1)
 
     def loss(self, targets: Tensor) -> Tensor:
         """Mean over boxes of the losses of class, overlap and distances; targets (B, M, 7) as `Split` has them."""
-        logits, sides, boxes = self.logits.float(), self.sides.float(), self.boxes.float()
+        logits, sides, boxes = self.logits.float(), self.sides.float(), self.boxes
         nothing = F.pad(targets.new_full((len(targets), 1, 1), -1), (0, 6))
         targets = torch.cat([targets, nothing], dim=1)  # so that there is a row to look at where no image has a box
+        if targets.device.type == "cpu":  # rows that no image of the batch needs; a GPU would have to be waited for
+            order = (targets[..., 0] < 0).int().argsort(dim=1, stable=True)
+            targets = targets.gather(1, order[..., None].expand_as(targets))
+            targets = targets[:, : 1 + int((targets[..., 0] >= 0).sum(1).max())]
         with torch.no_grad():
             owner, quality, free = assign(logits.sigmoid(), boxes, self.points, self.strides, targets)
         taken = owner >= 0
@@ -70,7 +74,7 @@ class Said(NamedTuple):
     def decode(self, most: int = 100, overlap: float = 0.5, candidates: int = 1000) -> Tensor:
         """The `most` likeliest boxes of each image after non-maximum suppression by class: (B, most, 6), rows of class
         (-1 where there is none), x1, y1, x2, y2, score."""
-        scores, boxes = self.logits.float().sigmoid(), self.boxes.float()
+        scores, boxes = self.logits.float().sigmoid(), self.boxes
         found = torch.zeros(len(scores), most, 6, device=scores.device)
         found[..., 0] = -1
         n_classes = scores.shape[2]

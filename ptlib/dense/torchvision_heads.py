@@ -6,8 +6,9 @@ and to give them class layers of another width.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -80,19 +81,18 @@ class Output:
     def __init__(self, head: Detector, maps: Sequence[Tensor]):
         self.head, self.net = head, head.network
         self.images = ImageList(maps[0], [tuple(maps[0].shape[-2:])] * len(maps[0]))
-        self.maps = {str(i): x for i, x in enumerate(maps[1:])}
-        self.bf16 = torch.is_autocast_enabled(maps[0].device.type)
-        self.found = None if torch.is_grad_enabled() else self._detect()
+        self.maps = {str(i): x.float() for i, x in enumerate(maps[1:])}  # boxes are lost in bf16's steps of four pixels
+        self.found = None if torch.is_grad_enabled() else self._detected()
 
     def loss(self, targets: Tensor) -> Tensor:
         """The sum of torchvision's own losses; targets (B, M, 7) as `Split` has them, flagged boxes left out."""
-        with torch.autocast(targets.device.type, torch.bfloat16, enabled=self.bf16):
+        with self._exactly():
             losses: Tensor = torch.stack(list(self._losses(self._plain(targets)).values())).sum()
             return losses
 
     def decode(self) -> Tensor:
         """(B, 100, 6): rows of class (-1 where there is none), x1, y1, x2, y2, score."""
-        found = self.found if self.found is not None else self._detect()
+        found = self.found if self.found is not None else self._detected()
         rows: Tensor = self.images.tensors.new_zeros(len(found), 100, 6, dtype=torch.float32)
         rows[..., 0] = -1
         for i, one in enumerate(found):
@@ -100,6 +100,22 @@ class Output:
             label = one["labels"][best, None].float() - self.head.background
             rows[i, : len(best)] = torch.cat([label, one["boxes"][best].float(), one["scores"][best, None].float()], 1)
         return rows
+
+    def _detected(self) -> Found:
+        with self._exactly():
+            return self._detect()
+
+    @contextlib.contextmanager
+    def _exactly(self) -> Iterator[None]:
+        """fp32; and of a GPU the usual kernels: torchvision's deterministic way to pool regions is a slow detour."""
+        where, before = self.images.tensors.device.type, torch.are_deterministic_algorithms_enabled()
+        warned = torch.is_deterministic_algorithms_warn_only_enabled()
+        try:
+            torch.use_deterministic_algorithms(before and where == "cpu", warn_only=warned)
+            with torch.autocast(where, enabled=False):
+                yield
+        finally:
+            torch.use_deterministic_algorithms(before, warn_only=warned)
 
     def _plain(self, targets: Tensor) -> Found:
         counted = (targets[..., 0] >= 0) & (targets[..., 5] == 0)
@@ -143,8 +159,7 @@ class Output:
 
     def _outputs(self) -> tuple[list[Tensor], dict[str, Tensor], list[Tensor]]:
         maps = list(self.maps.values())
-        outputs = {name: values.float() for name, values in self.net.head(maps).items()}
-        return maps, outputs, self.net.anchor_generator(self.images, maps)
+        return maps, self.net.head(maps), self.net.anchor_generator(self.images, maps)
 
     def _training(self, on: bool) -> None:
         """These two choose by it between losses and boxes; the layers inside stay as they are."""
@@ -190,5 +205,5 @@ def split_torchvision(network: Any) -> tuple[nn.Module, nn.Module] | None:
         backbone = Maps(network.backbone)
         return backbone, Detector(network)
     if isinstance(network, tvs.DeepLabV3 | tvs.FCN | tvs.LRASPP):
-        return Maps(network.backbone), Segmenter(network.classifier)
+        return Maps(network.backbone), Segmenter(network.classifier)  # without the head that only training used
     return None

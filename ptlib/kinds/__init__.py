@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from ptlib.core import Split, Task
 from ptlib.results import Examples
+from ptlib.stages import Stage
 
 
 class Kind(Protocol):
@@ -33,6 +34,9 @@ class FlatKind(Kind, Protocol):
 
 class DenseKind(Kind, Protocol):
     """What a kind's module holds besides where something is said of every place, by a head of `ptlib.dense`."""
+
+    def check(self, task: Task, stages: Sequence[Stage]) -> None:
+        """InputError for what this kind can't do, before anything is trained."""
 
     def kept(self, outputs: Any, seen: Sequence[int], resized: Sequence[int], canvas: Sequence[int]) -> Tensor: ...
 

@@ -10,10 +10,11 @@ from torch import Generator, Tensor
 
 from ptlib.core import Split, Task
 from ptlib.data.canvas import to_image
-from ptlib.data.places import augment_places
+from ptlib.data.places import augment_places, check_places
 from ptlib.errors import InputError
 from ptlib.metrics import boxes as m
 from ptlib.results import Boxes
+from ptlib.stages import Stage
 
 DENSE = True
 
@@ -29,10 +30,19 @@ def prepare(
     return model.preprocess(x.permute(0, 2, 3, 1)), y
 
 
+def check(task: Task, stages: Sequence[Stage]) -> None:
+    """InputError for label smoothing, augmentations that leave boxes behind, and a val without a box."""
+    for stage in stages:
+        check_places(stage.augment or ())
+        if stage.label_smoothing:
+            smoothing = stage.label_smoothing
+            raise InputError(f"label_smoothing is {smoothing}; a detector's classes have no shares, so it must be 0")
+    if not ((task.val.targets[..., 0] >= 0) & (task.val.targets[..., 5] == 0)).any():
+        raise InputError(f"val of {task.name} has no box that counts, to choose by; take more val images")
+
+
 def loss(outputs: Any, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """The loss that belongs to the head whose outputs these are."""
-    if label_smoothing:
-        raise InputError(f"label_smoothing is {label_smoothing}; a detector's classes have no shares, so it must be 0")
     return outputs.loss(targets)  # type: ignore[no-any-return]
 
 
@@ -50,7 +60,8 @@ def kept(outputs: Any, seen: Sequence[int], resized: Sequence[int], canvas: Sequ
 def score(found: Tensor, targets: Tensor) -> dict[str, float]:
     """COCO's AP and AP at an IoU of 0.5, in pixels of the canvas."""
     truth, said, names = targets.cpu().numpy(), found.cpu().numpy(), ("ap", "ap50")
-    matches = m.match(truth, said, 1 + int(max(truth[..., 0].max(initial=0), said[..., 0].max(initial=0))))
+    n_classes = 1 + int(max(truth[..., 0].max(initial=0), said[..., 0].max(initial=0)))
+    matches = m.match(truth, said, n_classes, *m.needed(names))
     values = m.coco(matches, np.ones((1, len(truth))), names)
     return {name: float(np.nan_to_num(value[0])) for name, value in values.items()}
 
@@ -61,4 +72,6 @@ def predictions(found: Tensor, split: Split, task: Task) -> Boxes:
     if split.sizes is not None:
         canvas, sizes = (split.inputs.shape[1], split.inputs.shape[2]), split.sizes.numpy()
         targets[..., 1:5], rows[..., 1:5] = (to_image(part[..., 1:5], sizes, canvas) for part in (targets, rows))
+        rows[..., 1:5] = np.clip(rows[..., 1:5], 0, np.tile(sizes[:, ::-1], 2)[:, None])
+        rows[(rows[..., 3:5] <= rows[..., 1:3]).any(-1)] = [-1, 0, 0, 0, 0, 0]  # it lay beside the image
     return Boxes(tuple(split.ids), targets, rows, split.name, task.class_names)

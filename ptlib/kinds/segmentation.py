@@ -10,9 +10,11 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from ptlib.core import VOID, Split, Task
-from ptlib.data.places import augment_places
+from ptlib.data.places import augment_places, check_places
+from ptlib.errors import InputError
 from ptlib.metrics import masks as m
 from ptlib.results import Masks
+from ptlib.stages import Stage
 
 DENSE = True
 
@@ -26,6 +28,14 @@ def prepare(
     x = model.preprocess(x.permute(0, 2, 3, 1))
     y = F.interpolate(y[:, None], (height, width), mode="nearest-exact")[:, 0]
     return x, F.pad(y, (0, x.shape[-1] - width, 0, x.shape[-2] - height), value=VOID)
+
+
+def check(task: Task, stages: Sequence[Stage]) -> None:
+    """InputError for augmentations that leave maps behind, and a val in which all is void."""
+    for stage in stages:
+        check_places(stage.augment or ())
+    if (task.val.targets == VOID).all():
+        raise InputError(f"val of {task.name} is void throughout, so nothing can be chosen by it; take more val images")
 
 
 def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -42,8 +52,14 @@ def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tens
     nothing = logits.new_zeros(classes + 1)
     actual = nothing.index_add(0, bins, logits.new_ones(len(bins)))[:classes]
     weight = actual.clamp_min(1).rsqrt()
-    plain = F.cross_entropy(logits, truth, weight, ignore_index=VOID, label_smoothing=label_smoothing, reduction="sum")
-    said = logits.softmax(1) * (truth != VOID)[:, None]
+    likely = logits.log_softmax(1)  # once for both terms: a second logarithm of it changes nothing, but costs
+    if label_smoothing:
+        plain = F.cross_entropy(
+            likely, truth, weight, ignore_index=VOID, label_smoothing=label_smoothing, reduction="sum"
+        )
+    else:
+        plain = F.nll_loss(likely, truth, weight, ignore_index=VOID, reduction="sum")
+    said = likely.exp() * (truth != VOID)[:, None]
     own = said.gather(1, truth.clamp_max(classes - 1)[:, None]).flatten()
     dice = 2 * nothing.index_add(0, bins, own)[:classes] / (actual + said.sum((0, 2, 3))).clamp_min(1)
     there = (actual > 0).to(dice.dtype)

@@ -78,6 +78,7 @@ def prepare_places(names: Sequence[str], parts: Sequence[Any]) -> OfImages:
 def _of_boxes(keys: Sequence[str], parts: Sequence[Boxes]) -> dict[str, Values]:
     c = len(parts[0].class_names)
     targets, scores = (_stacked([getattr(p, name) for p in parts]) for name in ("targets", "scores"))
+    as_said = scores.copy()
     if len(parts) > 1:  # each model's by their rank within it: two models need not score on one scale to be mixed
         for low, high in itertools.pairwise(np.cumsum([0, *map(len, parts)])):
             scores[low:high, :, 5] = rankdata(scores[low:high, :, 5]).reshape(high - low, -1)
@@ -90,7 +91,7 @@ def _of_boxes(keys: Sequence[str], parts: Sequence[Boxes]) -> dict[str, Values]:
         name, by_class = key.rstrip(":"), key.endswith(":")
         at = AT.fullmatch(name)
         if at:
-            counts = boxes.counts_at(boxes.match(targets, scores, c, [0.5], ("all",)), float(at[2]))
+            counts = boxes.counts_at(boxes.match(targets, as_said, c, [0.5], ("all",)), float(at[2]))
             functions[key] = _decided(counts, at[1], by_class)
         elif name.startswith("voc"):
             functions[key] = _voc(by_voc, name, by_class)

@@ -126,7 +126,7 @@ def class_bars(values: Mapping[str, Mapping[str, Any]], metric: str, ax: Axes | 
 
 def _colour(k: int) -> Any:
     colors = [c for i, c in enumerate(PALETTE) if i != 7]  # grey is for what is not marked
-    return colors[k % len(colors)] if k < len(colors) else tuple(np.random.default_rng(k).uniform(0.1, 0.9, 3))
+    return colors[k] if k < len(colors) else tuple(np.random.default_rng(k).uniform(0.1, 0.9, 3))
 
 
 def _grid(split: Split, n: int, columns: int, ax: Axes | None) -> tuple[Axes, Any]:
