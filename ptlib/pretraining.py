@@ -13,6 +13,7 @@ from ptlib.checkpoints import load_checkpoint
 from ptlib.core import Task
 from ptlib.errors import InputError
 from ptlib.files import write_whole
+from ptlib.kinds import one_class_each
 from ptlib.kinds.contrastive import Projection
 from ptlib.models import Model, build_model
 from ptlib.pretext import pretext
@@ -47,6 +48,7 @@ def pretrain(
 
     Raises InputError for a method or an architecture that does not exist.
     """
+    one_class_each(source, "pretraining")
     if temperature <= 0:
         raise InputError(f"temperature is {temperature}; it must be above 0")
     task = pretext(source, method, seed)

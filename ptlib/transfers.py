@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ptlib.core import Split, Task
 from ptlib.errors import InputError, did_you_mean
 from ptlib.head import fit_head
+from ptlib.kinds import one_class_each
 from ptlib.models import Model, layers, under_new_head
 from ptlib.prediction import features, of_logits, predict
 from ptlib.results import Predictions
@@ -145,6 +146,7 @@ def few(task: Task, labels: int, seed: int = 0, shown: int = 0, classes: int | N
     as long whatever their number, up to that. Val is one example of each class: who has five labels has none to choose
     by. InputError if a class has too few.
     """
+    one_class_each(task, "transfer from few labels")
     if classes is not None:
         if not 2 <= classes <= task.n_classes:
             raise InputError(f"classes is {classes}; {task.name} has {task.n_classes}, take 2 to that many")

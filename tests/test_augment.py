@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ptlib.data.augment import IMAGE_WISE, OPERATIONS, augment, crop, flip, mix
+from ptlib.data.places import PLACES
 from ptlib.runtime import generator
 from ptlib.stages import AUGMENTATIONS
 
@@ -18,7 +19,7 @@ def batch(n: int = 32, side: int = 24) -> torch.Tensor:
 
 
 def test_every_name_a_stage_may_use_is_an_operation() -> None:
-    assert set(AUGMENTATIONS) == {*IMAGE_WISE, "mixup", "cutmix"}
+    assert set(AUGMENTATIONS) == {*IMAGE_WISE, *PLACES, "mixup", "cutmix"}
 
 
 @pytest.mark.parametrize("name", IMAGE_WISE)

@@ -23,6 +23,7 @@ from ptlib.kinds import detection, segmentation
 from ptlib.models import layers, trainable_names
 from ptlib.runs import read_run, reopen, save_model, save_run
 from ptlib.runtime import generator
+from tests.test_dense_data import annotation, lists, picture, voc
 
 SMALL = "timm/mobilenetv3_small_050"
 
@@ -376,3 +377,70 @@ def test_recipes_for_places_have_small_steps() -> None:
 def test_an_unknown_task_of_places_is_refused_by_name(kind: str, name: str, says: str) -> None:
     with pytest.raises(pt.InputError, match=says):
         pt.load_task(name, kind=kind)
+
+
+def test_what_is_for_one_class_an_image_says_so(start: pt.Checkpoint) -> None:
+    task = marked()
+    for what in (lambda: pt.rank([start], task), lambda: pt.few(task, 1), lambda: pt.pretrain(task)):
+        with pytest.raises(pt.InputError, match="is for images with one class each; marked is a task of detection"):
+            what()
+    model = pt.build_model(start, task, 64)
+    with pytest.raises(pt.InputError, match="has maps, not one row of features"):
+        pt.features(model, task.test)
+    for wrong in (
+        lambda: pt.predict(model, task.test, marked(kind="segmentation")),
+        lambda: pt.under_new_head(model, marked(kind="segmentation")),
+    ):
+        with pytest.raises(pt.InputError, match="a model for detection can't serve marked, a task of segmentation"):
+            wrong()
+
+
+@pytest.mark.parametrize("kind, change, says", [
+    ("detection", {"label_smoothing": 0.1}, "label_smoothing is 0.1"),
+    ("detection", {"augment": ("mixup",)}, "'mixup' does not"),
+    ("segmentation", {"augment": ("crop",)}, "'crop' does not move"),
+])  # fmt: skip
+def test_what_a_kind_cannot_do_is_refused_before_training(
+    kind: str, change: dict[str, Any], says: str, start: pt.Checkpoint
+) -> None:
+    task = marked(kind=kind)
+    stages = [pt.Stage("head", ("head",)), pt.Stage("all", **change)]
+    with pytest.raises(pt.InputError, match=says):
+        pt.finetune(pt.build_model(start, task, 64), task, stages, log=lambda line: pytest.fail("it was trained"))
+
+
+def test_val_must_be_able_to_choose(start: pt.Checkpoint) -> None:
+    task = marked()
+    nothing = task.val.targets.clone()
+    nothing[..., 0] = -1
+    task = replace(task, val=replace(task.val, targets=nothing))
+    with pytest.raises(pt.InputError, match="val of marked has no box that counts"):
+        pt.finetune(pt.build_model(start, task, 64), task, [pt.Stage("head", ("head",))])
+
+
+def test_a_folder_of_odd_images_is_trained_on(tmp_path: Path, start: pt.Checkpoint) -> None:
+    """Portrait and landscape, one of 20 megapixels, one without boxes, and a class that the test set lacks."""
+    sizes = {"a": (90, 60), "b": (40, 80), "c": (5000, 4000), "d": (64, 64), "e": (64, 48), "f": (48, 64)}
+    contents = {}
+    for name, (width, height) in sizes.items():
+        label = "dog" if name in "ac" else "cat"
+        marked = [] if name == "d" else [(label, width // 4, height // 4, width // 2, height // 2)]
+        contents[name] = annotation(*marked, size=(width, height))
+    voc(tmp_path, **contents)
+    for name, size in sizes.items():
+        picture(tmp_path / "JPEGImages" / f"{name}.jpg", size)
+    lists(tmp_path, train=["a", "b", "c", "d"], val=["e"], test=["f"])
+    task = pt.load_task(str(tmp_path), kind="detection")
+    assert task.train.inputs.shape[1:3] == (512, 512)
+    assert not task.skipped
+    model = pt.build_model(start, task, 96)
+    history = pt.finetune(model, task, pt.recipe("lp-ft", 1, 1, kind="detection"), device="cpu", log=lambda line: None)
+    assert np.isfinite(history.frame()["train_loss"]).all()
+    said = pt.predict(model, task.test, task, "cpu")
+    found = said.scores[said.scores[..., 0] >= 0]
+    assert len(found)
+    assert (found[:, 3] <= 48).all()
+    assert (found[:, 4] <= 64).all()
+    report = pt.evaluate(said, resamples=100)
+    assert np.isnan(report.per_class["dog"]["ap"].value), "it has no true box in test"
+    assert not np.isnan(report.per_class["cat"]["ap"].value)

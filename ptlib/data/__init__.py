@@ -24,7 +24,7 @@ CLASSES = re.compile(r"(.+)\[(-?\d+)?:(-?\d+)?(?::([1-9]\d*)?)?\]")  # photos[:9
 
 
 def list_tasks() -> dict[str, str]:
-    """Names `load_task` knows, and what each needs."""
+    """Names `load_task` knows, in brackets those of another `kind`, and what each needs."""
     from ptlib.data.published import TORCHVISION
 
     sizes = {name: sum(mb for _, mb, _ in known.files) for name, known in TORCHVISION.items()}
@@ -33,7 +33,11 @@ def list_tasks() -> dict[str, str]:
         **{name: f"torchvision, {size:,.0f} MB" for name, size in sizes.items()},
         "hf:<name>": "Hugging Face hub, extra hf",
         "<folder>": "sub-folders of images, one a class",
-    }
+        **{f"{name} ({kind})": "torchvision, 1 to 2 GB" if name.startswith("voc") else "embedded, offline"
+           for kind, names in PLACES.items() for name in names},
+        "<folder> (detection)": "in PASCAL VOC's or COCO's format",
+        "<folder> (segmentation)": "images beside label maps",
+    }  # fmt: skip
 
 
 def load_task(

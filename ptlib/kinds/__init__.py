@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 from torch import Generator, Tensor, nn
 
 from ptlib.core import Split, Task
+from ptlib.errors import InputError
 from ptlib.results import Examples
 from ptlib.stages import Stage
 
@@ -46,6 +47,12 @@ class DenseKind(Kind, Protocol):
 def kind_of(task: Task) -> Kind:
     """The module `ptlib.kinds.<task.kind>`."""
     return cast(Kind, importlib.import_module(f"{__name__}.{task.kind}"))
+
+
+def one_class_each(task: Task, what: str) -> None:
+    """InputError if something is said of every place of the task's images, which `what` can't do with."""
+    if kind_of(task).DENSE:
+        raise InputError(f"{what} is for images with one class each; {task.name} is a task of {task.kind}")
 
 
 def make_head(in_features: int, task: Task, generator: Generator) -> nn.Module:

@@ -18,6 +18,7 @@ from ptlib.core import Checkpoint, Task
 from ptlib.data.duplicates import digests
 from ptlib.errors import InputError, did_you_mean
 from ptlib.head import fit_head
+from ptlib.kinds import one_class_each
 from ptlib.prediction import of_logits
 from ptlib.results import Predictions
 from ptlib.selection.candidates import Candidate, encode
@@ -44,6 +45,7 @@ def score_all(
     checkpoints: Sequence[str | Checkpoint | Candidate], task: Task, scores: Sequence[str], **how: Any
 ) -> Found:  # fmt: skip
     """Features and scores of all candidates."""
+    one_class_each(task, "a ranking")
     for name in scores:
         if name not in SCORES:
             raise InputError(f"unknown score {name!r}{did_you_mean(name, SCORES) or ';'} there are {', '.join(SCORES)}")
