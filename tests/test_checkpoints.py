@@ -190,7 +190,7 @@ def test_a_file_that_does_not_say_its_architecture_is_asked_for_it(tmp_path: Pat
     [
         ("resnet5O", "did you mean 'timm/resnet50'"), ("resnet50", "did you mean 'timm/resnet50'"),
         ("timm/resnet5O", "timm has no model 'resnet5O'; did you mean 'resnet50'"),
-        ("torchvision/resnet5O", "no classifier 'resnet5O'; did you mean 'resnet50'"),
+        ("torchvision/resnet5O", "no network 'resnet5O'; did you mean 'resnet50'"),
         ("torchvision/resnet50/V3", "there are IMAGENET1K_V1, IMAGENET1K_V2"),
         ("random/nothing", "unknown architecture 'nothing'"), ("weights/none.pth", "does not exist"),
         ("efficientnet_lite3", "did you mean"), ("", "unknown checkpoint ''"),

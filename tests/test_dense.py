@@ -342,7 +342,7 @@ def test_a_detector_is_not_taken_for_a_segmenter(start: pt.Checkpoint, tmp_path:
     ],
 )
 def test_networks_of_torchvision_learn_and_are_saved(name: str, size: int, tmp_path: Path) -> None:
-    kind = "segmentation" if name.startswith("lraspp") else "detection"
+    kind = "segmentation" if name.startswith(("lraspp", "deeplab", "fcn_")) else "detection"
     task = marked(2, kind=kind)
     model = pt.build_model(pt.load_checkpoint(f"random/torchvision/{name}"), task, size)
     stages = [pt.Stage("head", ("head",), 1, 1e-4, 2), pt.Stage("all", ("all",), 1, 1e-5, 2)]

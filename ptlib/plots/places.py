@@ -7,6 +7,7 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch, Rectangle
@@ -34,16 +35,16 @@ def boxes(
         scores = np.concatenate(
             [scores[..., :1], to_canvas(scores[..., 1:5], split.sizes[:n].numpy(), canvas), scores[..., 5:]], axis=-1
         )
-    seen: set[int] = set()
+    seen, colours = set[int](), _colours(len(class_names))
     for i in range(n):
         left, top = place(i)
         for row in split.targets[i].numpy():
             if row[0] >= 0:
-                _box(ax, row, left, top, "white" if scores is not None else _colour(int(row[0])), scores is not None)
+                _box(ax, row, left, top, "white" if scores is not None else colours[int(row[0])], scores is not None)
                 seen |= {int(row[0])} if scores is None else set()
         for row in scores[i] if scores is not None else ():
             if row[0] >= 0 and row[5] >= threshold:
-                _box(ax, row, left, top, _colour(int(row[0])), False)
+                _box(ax, row, left, top, colours[int(row[0])], False)
                 seen.add(int(row[0]))
     _legend(ax, class_names, seen)
     return ax
@@ -61,7 +62,7 @@ def overlays(
     rows = {"truth": split.targets[:n].numpy()} | {name: said[:n] for name, said in (maps or {}).items()}
     height, width = split.inputs.shape[1:3]
     ax = axes(ax, 10, 10 * (1 + len(rows)) * height / (n * width) + 0.6)
-    palette = np.array([to_rgb(_colour(k)) for k in range(len(class_names))])
+    palette = np.array([to_rgb(c) for c in _colours(len(class_names))])
     seen: set[int] = set()
     for i in range(n):
         image = split.inputs[i].numpy() / 255
@@ -88,7 +89,7 @@ def box_curves(said: Mapping[str, Boxes], class_name: str, iou: float = 0.5, ax:
         recall, precision, _ = curve_of(matches, p.class_names.index(class_name), iou)
         ax.plot(recall, precision, line, color=color, label=plain(name), drawstyle="steps-post")
     ax.set(xlabel=f"recall at IoU {iou:g}", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.05))
-    ax.legend(frameon=False, fontsize=8, loc="lower left")
+    ax.legend(frameon=False, fontsize=8, loc="best")
     return ax
 
 
@@ -120,13 +121,16 @@ def class_bars(values: Mapping[str, Mapping[str, Any]], metric: str, ax: Axes | 
     ax.set_yticks(range(len(names)), [plain(name) for name in names])
     ax.invert_yaxis()
     ax.set(xlabel=f"{metric}, 95 % interval", xlim=(0, 1))
-    ax.legend(frameon=False, fontsize=8, loc="lower right")
+    ax.legend(frameon=False, fontsize=8, loc="best")
     return ax
 
 
-def _colour(k: int) -> Any:
-    colors = [c for i, c in enumerate(PALETTE) if i != 7]  # grey is for what is not marked
-    return colors[k] if k < len(colors) else tuple(np.random.default_rng(k).uniform(0.1, 0.9, 3))
+def _colours(n: int) -> list[Any]:
+    """A colour for each of n classes: those that colour-blind readers can tell apart, as far as they go."""
+    plain_ones = [c for i, c in enumerate(PALETTE) if i != 7]  # grey is for what is not marked
+    if n <= len(plain_ones):
+        return plain_ones[:n]
+    return [c for start in (0, 1) for c in sns.color_palette("husl", n)[start::2]]  # neighbours far apart
 
 
 def _grid(split: Split, n: int, columns: int, ax: Axes | None) -> tuple[Axes, Any]:
@@ -156,7 +160,8 @@ def _box(ax: Axes, row: np.ndarray, left: float, top: float, color: Any, dashed:
 
 
 def _legend(ax: Axes, class_names: Sequence[str], seen: set[int]) -> None:
-    handles = [Patch(color=_colour(k), label=plain(class_names[k])) for k in sorted(seen)[:24]]
+    colours = _colours(len(class_names))
+    handles = [Patch(color=colours[k], label=plain(class_names[k])) for k in sorted(seen)[:24]]
     if handles:
         ax.legend(handles=handles, ncols=min(6, len(handles)), fontsize=7, frameon=False, loc="upper center",
                   bbox_to_anchor=(0.5, 0.0))  # fmt: skip
