@@ -8,6 +8,8 @@ import numpy as np
 
 from ptlib.errors import InputError
 
+VOID = 255  # the label of pixels that are not scored
+
 
 def as_array(values: Any) -> np.ndarray:
     """An array of NumPy, from any framework's; half precision that NumPy has not becomes float32."""

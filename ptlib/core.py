@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ptlib.arrays import VOID
 from ptlib.files import text_table
-
-VOID = 255  # the label of pixels that are not scored
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from ptlib.arrays import as_array
 from ptlib.core import Split, Task
 from ptlib.data.batches import fetch, resident
 from ptlib.errors import InputError
-from ptlib.kinds import dense_kind_of
+from ptlib.kinds import DenseKind, dense_kind_of, kind_called
 from ptlib.models import Model, check_kind
 from ptlib.results import Predictions
 from ptlib.runtime import autocast, choose_device, choose_precision, place
@@ -159,7 +158,7 @@ def cost(
 def _kept_by(model: Model) -> Callable[..., Tensor] | None:
     """What turns a head's outputs into what is kept of them, where they are no logits of images."""
     kind = getattr(model.head, "kind", None)
-    return importlib.import_module(f"ptlib.kinds.{kind}").kept if kind else None
+    return cast(DenseKind, kind_called(kind)).kept if kind else None
 
 
 def _kept_for_backward(model: Model, image: Tensor) -> int:

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import ptlib as pt
+from ptlib.arrays import VOID
 from ptlib.checkpoints import network_of
-from ptlib.core import VOID, Split, Task
+from ptlib.core import Split, Task
 from ptlib.data.places import augment_places
 from ptlib.dense.fcos import BINS, Said, assign, make_fcos
 from ptlib.dense.pyramid import Pyramid

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ptlib.core import VOID, Split, Task
+from ptlib.arrays import VOID
+from ptlib.core import Split, Task
 from ptlib.data.draw import SPLITS, Draw, Problems, without
 from ptlib.data.images import MEMORY_LIMIT, cache_dir, decode
 from ptlib.errors import InputError

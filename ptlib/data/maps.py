@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ptlib.core import VOID, Task
+from ptlib.arrays import VOID
+from ptlib.core import Task
 from ptlib.data.canvas import Example, assemble, attempt, refused
 from ptlib.data.draw import Draw, Problems
 from ptlib.data.folder import SPLIT_NAMES

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as v2
 
-from ptlib.core import VOID
+from ptlib.arrays import VOID
 from ptlib.data.augment import colour
 from ptlib.data.canvas import GREY
 from ptlib.errors import InputError

@@ -13,7 +13,8 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
-from ptlib.core import VOID, Task
+from ptlib.arrays import VOID
+from ptlib.core import Task
 from ptlib.data.canvas import Example, assemble, attempt, clipped, refused, stated_size
 from ptlib.data.draw import SPLITS, Draw, Problems
 from ptlib.data.images import decode

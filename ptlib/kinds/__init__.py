@@ -44,9 +44,14 @@ class DenseKind(Kind, Protocol):
     def predictions(self, kept: Tensor, split: Split, task: Task) -> Examples: ...
 
 
+def kind_called(name: str) -> Kind:
+    """The module `ptlib.kinds.<name>`."""
+    return cast(Kind, importlib.import_module(f"{__name__}.{name}"))
+
+
 def kind_of(task: Task) -> Kind:
-    """The module `ptlib.kinds.<task.kind>`."""
-    return cast(Kind, importlib.import_module(f"{__name__}.{task.kind}"))
+    """The module of a task's kind."""
+    return kind_called(task.kind)
 
 
 def one_class_each(task: Task, what: str) -> None:

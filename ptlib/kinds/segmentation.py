@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from ptlib.core import VOID, Split, Task
+from ptlib.arrays import VOID
+from ptlib.core import Split, Task
 from ptlib.data.places import augment_places, check_places
 from ptlib.errors import InputError
 from ptlib.metrics import masks as m

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ptlib.arrays import VOID
 from ptlib.errors import InputError
 from ptlib.metrics.counts import counts_of, ratio
 
-VOID = 255
 PIXELS_AT_ONCE = 2**21
 
 

@@ -12,11 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch, Rectangle
 
-from ptlib.core import VOID, Split
+from ptlib.arrays import VOID
+from ptlib.core import Split
 from ptlib.data.canvas import to_canvas
 from ptlib.metrics.boxes import curve_of, match
 from ptlib.plots.base import LINES, PALETTE, axes, plain
 from ptlib.results import Boxes
+
+WIDTH = 7.5  # inches
 
 
 def boxes(
@@ -61,7 +64,7 @@ def overlays(
     n = min(n, len(split))
     rows = {"truth": split.targets[:n].numpy()} | {name: said[:n] for name, said in (maps or {}).items()}
     height, width = split.inputs.shape[1:3]
-    ax = axes(ax, 10, 10 * (1 + len(rows)) * height / (n * width) + 0.6)
+    ax = axes(ax, WIDTH, WIDTH * (1 + len(rows)) * height / (n * width) + 0.6)
     palette = np.array([to_rgb(c) for c in _colours(len(class_names))])
     seen: set[int] = set()
     for i in range(n):
@@ -136,7 +139,7 @@ def _colours(n: int) -> list[Any]:
 def _grid(split: Split, n: int, columns: int, ax: Axes | None) -> tuple[Axes, Any]:
     height, width = split.inputs.shape[1:3]
     columns, rows = min(columns, n), -(-n // columns)
-    ax = axes(ax, 10, min(14, 10 * rows * height / (columns * width)) + 0.5)
+    ax = axes(ax, WIDTH, min(14, WIDTH * rows * height / (columns * width)) + 0.5)
 
     def place(i: int) -> tuple[float, float]:
         return (i % columns) * 1.03 * width, (i // columns) * 1.03 * height

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ptlib.core import VOID
+from ptlib.arrays import VOID
 from ptlib.errors import InputError
 from ptlib.results.examples import Examples
 
