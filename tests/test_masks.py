@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation, distance_transform_edt, uniform_filter
 from sklearn import metrics as sk
 
+from ptlib.arrays import VOID
 from ptlib.errors import InputError
 from ptlib.metrics import masks
-from ptlib.metrics.masks import VOID, boundary_counts, boundary_f1, confusion_by_image, scores_of
+from ptlib.metrics.masks import boundary_counts, boundary_f1, confusion_by_image, scores_of
 
 
 def speckled(seed: int, n: int = 3, classes: int = 4, side: int = 12, void: float = 0.1) -> tuple[np.ndarray, ...]:
