@@ -69,12 +69,13 @@ def overlays(
     seen: set[int] = set()
     for i in range(n):
         image = split.inputs[i].numpy() / 255
-        ax.imshow(image, extent=_extent(i, 0, height, width))
+        ax.imshow(image, extent=_extent(i, 0, height, width), interpolation="nearest")
         for r, (name, labels) in enumerate(rows.items(), 1):
             known = labels[i] != VOID
             seen |= set(np.unique(labels[i][known]).tolist())
             laid = 0.45 * image + 0.55 * palette[np.where(known, labels[i], 0)]
-            ax.imshow(np.where(known[..., None], laid, image), extent=_extent(i, r, height, width))
+            shown = np.where(known[..., None], laid, image)
+            ax.imshow(shown, extent=_extent(i, r, height, width), interpolation="nearest")
             if i == 0:
                 middle = (r + 0.5) * 1.03 * height
                 ax.text(-0.02 * width, middle, plain(name), rotation=90, ha="right", va="center", fontsize=8)
@@ -146,7 +147,7 @@ def _grid(split: Split, n: int, columns: int, ax: Axes | None) -> tuple[Axes, An
 
     for i in range(n):
         left, top = place(i)
-        ax.imshow(split.inputs[i].numpy(), extent=(left, left + width, top + height, top))
+        ax.imshow(split.inputs[i].numpy(), extent=(left, left + width, top + height, top), interpolation="nearest")
     ax.set(xlim=(0, 1.03 * width * columns), ylim=(1.03 * height * rows, 0), aspect="equal")
     ax.axis("off")
     return ax, place
