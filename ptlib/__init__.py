@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ptlib.comparison import compare as compare
     from ptlib.comparison import leaderboard as leaderboard
     from ptlib.core import Checkpoint as Checkpoint
-    from ptlib.core import Preprocessing as Preprocessing
     from ptlib.core import Split as Split
     from ptlib.core import Task as Task
     from ptlib.corruptions import corrupt as corrupt
@@ -39,9 +38,11 @@ if TYPE_CHECKING:
     from ptlib.prediction import features as features
     from ptlib.prediction import predict as predict
     from ptlib.prediction import risk as risk
+    from ptlib.preprocessing import Preprocessing as Preprocessing
     from ptlib.pretraining import Pretrained as Pretrained
     from ptlib.pretraining import pretrain as pretrain
     from ptlib.pretraining import save_pretrained as save_pretrained
+    from ptlib.rates import find_lr as find_lr
     from ptlib.reading import read_predictions as read_predictions
     from ptlib.report import evaluate as evaluate
     from ptlib.report import expect as expect
@@ -68,7 +69,6 @@ if TYPE_CHECKING:
     from ptlib.stages import Stage as Stage
     from ptlib.stages import recipe as recipe
     from ptlib.train import History as History
-    from ptlib.train import find_lr as find_lr
     from ptlib.train import finetune as finetune
     from ptlib.transfers import Transfers as Transfers
     from ptlib.transfers import adapt as adapt
@@ -93,13 +93,14 @@ _NAMES = {
     "pretraining": ["Pretrained", "pretrain", "save_pretrained"],
     "reading": ["read_predictions"],
     "report": ["evaluate", "expect"],
+    "rates": ["find_lr"],
     "results": ["Boxes", "Estimate", "Masks", "Predictions", "Report"],
     "runs": ["Run", "read_run", "reopen", "save_run"],
     "runtime": ["Clock", "choose_device"],
     "selection": ["Candidate", "Ranking", "advice", "fine_tune_all", "rank", "successive_halving", "task_of", "trust"],
     "similarity": ["averaged"],
     "stages": ["Stage", "recipe"],
-    "train": ["History", "find_lr", "finetune"],
+    "train": ["History", "finetune"],
     "transfers": ["Transfers", "adapt", "few", "layer_by_layer", "transfer"],
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

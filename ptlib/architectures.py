@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptlib.core import Preprocessing
+from ptlib import language
 from ptlib.errors import InputError, did_you_mean
 from ptlib.networks import CifarResNet, UpTo
+from ptlib.preprocessing import Pooling, Preprocessing
+from ptlib.weights import header_of
 
 # timm and the hub's client look for a progress bar's widgets and warn where they are missing; no bar is shown here.
 warnings.filterwarnings("ignore", message="IProgress not found")
@@ -28,15 +30,22 @@ PLAIN_NORM = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
 CIFAR_RESNETS = tuple(f"cifar_resnet{depth}" for depth in (8, 14, 20, 32, 44, 56))
 
 
-def find_architecture(name: str) -> tuple[str, Callable[[], nn.Module], Preprocessing]:
+def find_architecture(name: str, pooling: Pooling | None = None) -> tuple[str, Callable[[], nn.Module], Any]:
     """An architecture by name: its full name, the function that makes it, the preprocessing it was published with.
 
-    `<name>@<layer>` is the network up to a layer, pooled, with a linear classifier on that.
+    `<name>@<layer>` is the network up to a layer, pooled, with a linear classifier on that. `pooling` is for networks
+    that read text.
     """
+    if language.is_text(name):
+        described = language.read_folder(language.find_source(name, weights=False), pooling)
+        return name, described.make, described.tokenization
+    if Path(name).suffix == ".safetensors" and Path(name).expanduser().is_file():
+        described = language.read_header(header_of(Path(name).expanduser()), pooling)
+        return name, described.make, described.tokenization
     whole, _, layer = name.rpartition("@")
     if whole:
-        full, make, preprocessing = find_architecture(whole)
-        return f"{full}@{layer}", lambda: UpTo(make(), layer, preprocessing.size), preprocessing
+        full, make, preprocessing = find_architecture(whole, pooling)
+        return f"{full}@{layer}", lambda: UpTo(make(), layer, preprocessing.example(2)), preprocessing
     if name in CIFAR_RESNETS:
         depth = int(name.removeprefix("cifar_resnet"))
         return name, functools.partial(CifarResNet, depth), Preprocessing(32, IMAGENET_MEAN, IMAGENET_STD)

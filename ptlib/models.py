@@ -6,18 +6,21 @@ import copy
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ptlib.checkpoints import list_checkpoints, load_checkpoint, network_of
-from ptlib.core import Checkpoint, Preprocessing, Task
+from ptlib.core import Checkpoint, Task
 from ptlib.errors import InputError
 from ptlib.kinds import kind_of, make_head
+from ptlib.language import tokens_of
 from ptlib.networks import NUMBERED, numbered, split_head
+from ptlib.preprocessing import Tokenization
 from ptlib.runtime import derived_seed, generator
+from ptlib.texts import Texts, Tokens
 
 __all__ = ["Model", "build_model", "layers", "list_checkpoints", "load_checkpoint", "trainable_names"]
 
@@ -34,12 +37,16 @@ class Model(nn.Module):
     _scale: Tensor
     _shift: Tensor
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Preprocessing, checkpoint: Checkpoint):
+    def __init__(self, backbone: nn.Module, head: nn.Module, preprocessing: Any, checkpoint: Checkpoint):
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.preprocessing = preprocessing
         self.checkpoint = checkpoint
+        self._set_up()
+
+    def _set_up(self) -> None:
+        preprocessing = self.preprocessing
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
         self.register_buffer("_scale", 1 / (255 * std), persistent=False)
         self.register_buffer("_shift", -mean / std, persistent=False)
@@ -52,9 +59,15 @@ class Model(nn.Module):
         """How many features the backbone gives, D."""
         return next(layer.in_features for layer in self.head.modules() if isinstance(layer, nn.Linear))
 
-    def fed(self, **changes: Any) -> Model:
+    def fed(self, **changes: Any) -> Self:
         """The same network, its weights shared, with another preprocessing: fields of `Preprocessing`."""
-        return Model(self.backbone, self.head, replace(self.preprocessing, **changes), self.checkpoint)
+        return type(self)(self.backbone, self.head, replace(self.preprocessing, **changes), self.checkpoint)
+
+    def read(self, inputs: Any) -> Any:
+        """A split's inputs as batches are taken from them: images are what they are."""
+        if isinstance(inputs, Texts):
+            raise InputError(f"{self.checkpoint.name} reads images, and these are texts; choose a checkpoint of text")
+        return inputs
 
     def resized(self, shape: Sequence[int]) -> tuple[int, int]:
         """Height and width to which `preprocess` resizes images of `shape`, which end in these two, before any crop."""
@@ -90,6 +103,25 @@ class Model(nn.Module):
         return x.contiguous(memory_format=torch.channels_last)
 
 
+class TextModel(Model):
+    """A model that reads texts: `backbone` gives features (B, D) of token ids (B, T), -1 behind the end of a text."""
+
+    def _set_up(self) -> None:
+        self.backbone.pooling = self.preprocessing.pooling
+
+    def read(self, inputs: Any) -> Any:
+        """The token ids of a split's texts, kept with them."""
+        if isinstance(inputs, Tokens):
+            return inputs
+        if not isinstance(inputs, Texts):
+            raise InputError(f"{self.checkpoint.name} reads texts, and these are images; choose a checkpoint of images")
+        return tokens_of(self.backbone, inputs, self.preprocessing.size)
+
+    def preprocess(self, x: Tensor) -> Tensor:
+        """Nothing is left to be done to token ids."""
+        return x
+
+
 def build_model(
     checkpoint: Checkpoint, task: Task | None = None, image_size: int | None = None, seed: int = 0, *,
     own_head: bool = False,
@@ -100,11 +132,15 @@ def build_model(
 
     `image_size` None stands for twice the side of the task's images, 64 at least and the checkpoint's own at most;
     a network that takes only its own size gets that. Where something is said of every place, it is the longer side,
-    and None stands for that of the task's images, or a ready-made detector's or segmenter's own. `seed` draws the new
-    head, and all weights of a random control.
+    and None stands for that of the task's images, or a ready-made detector's or segmenter's own. Of texts it is how
+    many tokens are read, None as many as the checkpoint takes. `seed` draws the new head, and all weights of a random
+    control.
 
-    InputError for a network that can't serve the task's kind, or takes no images of this size.
+    InputError for a network that can't serve the task's kind, or takes no images or texts of this size.
     """
+    reads = "texts" if isinstance(checkpoint.preprocessing, Tokenization) else "images"
+    if task and task.reads != reads:
+        raise InputError(f"{checkpoint.name} reads {reads}, and {task.name} holds {task.reads}; choose another of them")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derived_seed(seed, "init"))  # the CPU's alone
         network = network_of(checkpoint)
@@ -115,6 +151,10 @@ def build_model(
         if task and not own_head:
             head = make_head(head.in_features, task, generator(seed, "head"))
     preprocessing = checkpoint.preprocessing
+    if isinstance(preprocessing, Tokenization):
+        if image_size and image_size > preprocessing.size:
+            raise InputError(f"{checkpoint.name} takes texts of {preprocessing.size} tokens at most, not {image_size}")
+        return TextModel(backbone, head, replace(preprocessing, size=image_size or preprocessing.size), checkpoint)
     if task is None:
         return Model(backbone, head, replace(preprocessing, size=image_size or preprocessing.size), checkpoint)
     wanted = image_size or min(preprocessing.size, max(64, 2 * task.train.inputs.shape[1]))
@@ -136,9 +176,10 @@ def _dense_model(
     from ptlib.dense import dense  # torchvision's operators take a while to import
 
     whole = dense(network, task.kind, task.n_classes, generator(seed, "head"), own_head)
-    own = checkpoint.preprocessing.size if whole.ready else max(task.train.inputs.shape[1:3])
+    published: Any = checkpoint.preprocessing
+    own = published.size if whole.ready else max(task.train.inputs.shape[1:3])
     square = getattr(whole.head, "square", False)
-    preprocessing = replace(checkpoint.preprocessing, size=image_size or own, crop=1.0, keep_aspect=not square)
+    preprocessing = replace(published, size=image_size or own, crop=1.0, keep_aspect=not square)
     model = Model(whole.backbone, whole.head, preprocessing, checkpoint)
     shape = model.preprocess(task.train.inputs[:1]).shape[2:]
     if not _accepts(model.backbone, shape):
@@ -148,8 +189,8 @@ def _dense_model(
 
 def check_kind(model: Model, task: Task) -> None:
     """InputError if a model's head is for another kind of task."""
-    own = getattr(model.head, "kind", "image_classification")
-    if own != task.kind and (own != "image_classification" or kind_of(task).DENSE):
+    own = getattr(model.head, "kind", "text_classification" if isinstance(model, TextModel) else "image_classification")
+    if own != task.kind and (own != "image_classification" or kind_of(task).DENSE or task.reads == "texts"):
         raise InputError(f"a model for {own} can't serve {task.name}, a task of {task.kind}; build one for it")
 
 
@@ -166,7 +207,7 @@ def under_new_head(model: Model, task: Task, seed: int = 0) -> Model:
             head.renew(task.n_classes, generator(seed, "head"))  # type: ignore[operator]
     else:
         head = make_head(model.width, task, generator(seed, "head"))
-    return Model(copy.deepcopy(model.backbone), head, model.preprocessing, model.checkpoint).to(
+    return type(model)(copy.deepcopy(model.backbone), head, model.preprocessing, model.checkpoint).to(
         next(model.parameters()).device
     )
 

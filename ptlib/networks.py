@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -89,9 +89,10 @@ class UpTo(nn.Module):
     What lies behind the layer is taken out, so that parameters, FLOPs and time are those of the part.
     """
 
-    def __init__(self, network: nn.Module, layer: str, size: int):
+    def __init__(self, network: nn.Module, layer: str, example: Tensor):
         super().__init__()
         known = [path for path, _ in network.named_modules() if path]
+        layer = f"network.{layer}" if layer not in known and f"network.{layer}" in known else layer  # what is wrapped
         if layer not in known:
             shallow = [path for path in known if path.count(".") <= 1 and not re.search(r"act|drop|norm|bn", path)]
             raise InputError(f"{type(network).__name__} has no layer {layer!r}{did_you_mean(layer, known) or ';'} some "
@@ -100,12 +101,12 @@ class UpTo(nn.Module):
         if f"{head}.".startswith(f"{layer}."):
             raise InputError(f"layer {layer!r} of {type(network).__name__} is, or holds, its head; take the whole")
         self.network, self.layer = network, layer
-        features = cut_behind(network, layer, size, self.features)
+        features = cut_behind(network, layer, example, self.features)
         self.fc = nn.Linear(features.shape[1], 1)
 
     def features(self, x: Tensor) -> Tensor:
         """(B, D)."""
-        return pooled(until(self.network, self.layer, x))
+        return _pooling_of(self.network)(until(self.network, self.layer, x))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.features(x))  # type: ignore[no-any-return]
@@ -120,18 +121,18 @@ def until(network: nn.Module, layer: str, x: Tensor) -> Any:
     raise InputError(f"{type(network).__name__} does not pass through its layer {layer!r}; name another")
 
 
-def cut_behind(network: nn.Module, layer: str, size: int, part: Callable[[Tensor], Tensor]) -> Tensor:
-    """Make a network stop at `layer` and take out whatever `part`, a function of images, then needs no more.
+def cut_behind(network: nn.Module, layer: str, example: Tensor, part: Callable[[Tensor], Tensor]) -> Tensor:
+    """Make a network stop at `layer` and take out whatever `part`, a function of its inputs, then needs no more.
 
-    Returns what `part` gives for two images of `size` pixels.
+    Returns what `part` gives for the `example`, two blank inputs.
     """
     mode = network.training
     network.eval()  # statistics are not to move
     network.get_submodule(layer).register_forward_hook(_stop)
     named = list(network.requires_grad_(True).named_parameters())
-    image = torch.zeros(2, 3, size, size, device=named[0][1].device, requires_grad=True)
+    example = example.to(named[0][1].device)
     with torch.enable_grad():
-        features = part(image)
+        features = part(example.requires_grad_() if example.is_floating_point() else example)
         used = torch.autograd.grad(features.sum(), [p for _, p in named], allow_unused=True)
     network.train(mode)
     needed = {name for (name, _), gradient in zip(named, used, strict=True) if gradient is not None}
@@ -170,11 +171,12 @@ def tapped(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tens
     A module may run several times in a pass: its first output counts.
     """
     taps: dict[str, Tensor] = {}
+    pool = _pooling_of(network)
 
     def keep(layer: str) -> Callable[..., None]:
         def hook(module: Any, inputs: Any, output: Any) -> None:
             if layer not in taps:
-                taps[layer] = pooled(output).clone()  # what follows may write into the output
+                taps[layer] = pool(output).clone()  # what follows may write into the output
 
         return hook
 
@@ -184,6 +186,12 @@ def tapped(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tens
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _pooling_of(network: nn.Module) -> Callable[[Any], Tensor]:
+    """How the outputs of a network's layers are pooled: one that reads texts knows which tokens count."""
+    inner = network.network if isinstance(network, UpTo) else network
+    return cast(Callable[[Any], Tensor], getattr(inner, "pooled", pooled))
 
 
 def pooled(output: Any) -> Tensor:

@@ -17,11 +17,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ptlib.errors import InputError, did_you_mean
 
 CHECKPOINTS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+TEXT_CHECKPOINTS = ("all-MiniLM-L6-v2",)
 KNOWN = {  # what people ask for by its bare name
     name: f"torchvision/{name}"
     for name in ("resnet18", "resnet34", "resnet50", "resnet101", "vit_b_16", "convnext_tiny", "efficientnet_b0",
                  "mobilenet_v3_small", "mobilenet_v3_large", "densenet121", "swin_t", "vgg16")
 }  # fmt: skip
+KNOWN |= {name: f"hf/{name}" for name in ("bert-base-uncased", "distilbert-base-uncased", "roberta-base", "gpt2")}
 
 
 def _no_bool(value: Any) -> Any:
@@ -50,13 +52,19 @@ def _text(value: Any) -> Any:
 
 def _checkpoint(value: str) -> str:
     """A name of the right form; whether timm or torchvision know it is for them to say, which takes seconds."""
-    if value.partition("@")[0] in CHECKPOINTS or "/" in value or Path(value).suffix or Path(value).exists():
+    if (
+        value.partition("@")[0] in (*CHECKPOINTS, *TEXT_CHECKPOINTS)
+        or "/" in value
+        or Path(value).suffix
+        or Path(value).exists()
+    ):
         return value
-    near = difflib.get_close_matches(value, [*CHECKPOINTS, *KNOWN], n=1)
+    near = difflib.get_close_matches(value, [*CHECKPOINTS, *TEXT_CHECKPOINTS, *KNOWN], n=1)
     hint = f"; did you mean {KNOWN.get(near[0], near[0])!r}?" if near else ""
     raise ValueError(
         f"there is no such checkpoint{hint or ';'} it should be one of {', '.join(CHECKPOINTS)}, timm/<model>, "
-        "torchvision/<model>, random/<architecture>, or a weight file"
+        f"torchvision/<model>, of text {', '.join(TEXT_CHECKPOINTS)} and hf/<model>, random/<architecture>, or a "
+        "weight file"
     )
 
 
@@ -92,7 +100,7 @@ VOCABULARY: dict[str, Any] = {
     "data_dir": _optional(_Text),
     "checkpoint": Annotated[_Text, AfterValidator(_checkpoint)],
     "architecture": _optional(_Text),
-    "recipe": Literal["probe", "lp-ft", "gradual", "full", "naive", "scratch"],
+    "recipe": Literal["probe", "lp-ft", "gradual", "full", "lora", "naive", "scratch"],
     "epochs": _Epochs,
     "keep": Literal["best", "last"],
     "source": _Text,
@@ -106,6 +114,9 @@ VOCABULARY: dict[str, Any] = {
     "labels": Annotated[list[_Count], Field(min_length=2), BeforeValidator(_from_json), AfterValidator(_ascending)],
     "pretrain_on": _optional(_Text),
     "class_names": _optional(Annotated[list[_Text], Field(min_length=2), BeforeValidator(_from_json)]),
+    "columns": _optional(Annotated[list[_Text], Field(min_length=2, max_length=2), BeforeValidator(_from_json)]),
+    "max_length": _optional(Annotated[int, BeforeValidator(_no_bool), Field(ge=4, le=2**20)]),
+    "pooling": _optional(Literal["mean", "cls", "last"]),
     "pretrain_epochs": Annotated[_Epochs, Field(ge=1)],
     "pretrain_lr": Annotated[_Number, Field(gt=0, le=100)],
     "tune_lr": Annotated[_Number, Field(gt=0, le=100)],

@@ -15,24 +15,27 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ptlib.arrays import as_array
 from ptlib.core import Split, Task
-from ptlib.data.batches import fetch, resident
+from ptlib.data.batches import batched, fetch, resident
 from ptlib.errors import InputError
 from ptlib.kinds import DenseKind, dense_kind_of, kind_called
 from ptlib.models import Model, check_kind
 from ptlib.results import Predictions
-from ptlib.runtime import autocast, choose_device, choose_precision, place
+from ptlib.runtime import autocast, choose_device, choose_precision, place, to_device
+from ptlib.texts import Texts, Tokens
 
 EVAL_BATCH = 128
+EVAL_TOKENS = EVAL_BATCH * 7**2
 
 
 def predict(
-    model: Model | Callable[[np.ndarray], Any], split: Split, task: Task, device: str = "auto", precision: str = "auto",
+    model: Model | Callable[[Any], Any], split: Split, task: Task, device: str = "auto", precision: str = "auto",
     batch_size: int | None = None, outputs: Literal["logits", "probabilities"] = "logits",
 ) -> Any:  # fmt: skip
     """What a model says of every example of `split`, in its order: `Predictions`, of boxes `Boxes`, of pixels `Masks`.
 
-    `model` is one of ours, or any function that takes a batch of images as a NumPy array, uint8 (B, H, W, 3), prepares
-    them as its network wants, and returns `outputs` (B, C): a model of Keras, JAX, ONNX or anything else.
+    `model` is one of ours, or any function that takes a batch of images as a NumPy array, uint8 (B, H, W, 3), or of
+    texts as a list of strings, prepares them as its network wants, and returns `outputs` (B, C): a model of
+    scikit-learn, Keras, JAX, ONNX or anything else.
 
     Raises InputError naming the first example whose outputs are not finite, or outputs of another shape.
     """
@@ -55,18 +58,18 @@ def of_logits(logits: Tensor, split: Split, task: Task) -> Predictions:
 
 
 def _predict_with(
-    function: Callable[[np.ndarray], Any], split: Split, task: Task, batch_size: int, outputs: str
+    function: Callable[[Any], Any], split: Split, task: Task, batch_size: int, outputs: str
 ) -> Predictions:
     if outputs not in ("logits", "probabilities"):
         raise InputError(f"outputs is {outputs!r}; it must be logits or probabilities")
     said = []
-    for images in split.inputs.split(batch_size):
-        batch = as_array(function(images.numpy()))
-        binary = len(task.class_names) == 2 and batch.shape in ((len(images),), (len(images), 1))
-        if batch.shape != (len(images), len(task.class_names)) and not binary:
+    for part in split.inputs.split(batch_size):
+        batch, n = as_array(function(list(part) if isinstance(part, Texts) else part.numpy())), len(part)
+        binary = len(task.class_names) == 2 and batch.shape in ((n,), (n, 1))
+        if batch.shape != (n, len(task.class_names)) and not binary:
             raise InputError(
-                f"the function gave outputs of shape {batch.shape} for {len(images)} images; "
-                f"({len(images)}, {len(task.class_names)}) are needed, a column for each class of the task"
+                f"the function gave outputs of shape {batch.shape} for {n} {task.reads}; "
+                f"({n}, {len(task.class_names)}) are needed, a column for each class of the task"
             )
         said.append(batch)
     named: dict[str, Any] = {outputs: np.concatenate(said)}
@@ -97,18 +100,19 @@ def features(
 
 @torch.no_grad()
 def forward(
-    model: Model, part: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device, precision: str,
+    model: Model, part: Callable[[Tensor], Tensor], inputs: Any, device: torch.device, precision: str,
     batch_size: int | None = None, kept: Callable[..., Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
-    """`part` of the model, in eval mode, on all images: float32 (N, ...) on the device.
+    """`part` of the model, in eval mode, on all images or texts, in their order: float32 (N, ...) on the device.
 
     Or what `kept` makes of each batch's outputs, given height and width of what the network saw, of the images in it,
     and of the inputs.
-    `batch_size` None stands for 128 images, fewer where they are larger than 224 pixels.
+    `batch_size` None stands for 128 images, fewer where they are larger than 224 pixels; of texts it counts tokens, of
+    which as many are looked at as lie in 128 images of 224 pixels, a patch of 32 each.
     """
     model.eval()
-    batch_size = batch_size or affordable_batch(model, inputs)
-    rows = torch.arange(len(inputs)).split(batch_size)
+    inputs = model.read(inputs)
+    rows = batched(inputs, batch_size or affordable_batch(model, inputs))
     outputs = []
     with autocast(device, precision):
         for x in fetch(resident(inputs, device), rows, device):
@@ -116,11 +120,15 @@ def forward(
             outputs.append(
                 part(x).float() if kept is None else kept(part(x), x.shape[-2:], model.resized(canvas), canvas)
             )
-    return torch.cat(outputs)
+    found = torch.cat(outputs)
+    return found[to_device(torch.cat(list(rows)).argsort(), device)] if isinstance(inputs, Tokens) else found
 
 
-def affordable_batch(model: Model, inputs: Tensor) -> int:
-    """How many images to look at at once: 128; where they keep their shape as many as make 128 of 224 pixels."""
+def affordable_batch(model: Model, inputs: Any) -> int:
+    """How many images to look at at once: 128; where they keep their shape as many as make 128 of 224 pixels. Of texts
+    how many tokens."""
+    if isinstance(inputs, Tokens):
+        return EVAL_TOKENS
     pixels = math.prod(model.resized(inputs.shape[1:3])) if model.preprocessing.keep_aspect else 1
     return max(1, min(EVAL_BATCH, EVAL_BATCH * 224**2 // pixels))
 
@@ -129,29 +137,32 @@ def cost(
     model: Model, split: Split, device: str = "auto", precision: str = "auto", *, images: int = EVAL_BATCH,
     repeats: int = 3,
 ) -> dict[str, float]:  # fmt: skip
-    """What a prediction costs: `parameters`, `flops` of one image (two a multiply-add), measured `images_per_s`; and
-    `memory_mb`, what a training step on 32 images needs.
+    """What a prediction costs: `parameters`, `flops` of one image or text (two a multiply-add), measured
+    `examples_per_s`; and `memory_mb`, what a training step on 32 of them needs.
 
-    The speed is that of the fastest of `repeats` passes over up to `images` images, after one that is not counted.
-    The memory counts weights, gradients, AdamW's two moments, and what backward keeps of the images, in MB of 10^6
-    bytes at fp32.
+    The speed is that of the fastest of `repeats` passes over up to `images` of them, after one that is not counted.
+    The memory counts weights, gradients, AdamW's two moments, and what backward keeps of the examples, in MB of 10^6
+    bytes at fp32. Of texts, FLOPs and memory are those of one of the length that half of them have.
     """
     where = choose_device(device)
     place(model, where)
     chosen, few = choose_precision(precision, where, model), split.inputs[:images]
-    seconds, kept = [], _kept_by(model)
+    seconds, kept, one = [], _kept_by(model), few[:1]
+    if isinstance(few, Texts):
+        half = int(model.read(few).lengths.argsort(stable=True)[len(few) // 2])
+        one = few[half : half + 1]
     for _ in range(1 + repeats):
         start = time.perf_counter()
         forward(model, model, few, where, chosen, kept=kept).cpu()
         seconds.append(time.perf_counter() - start)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused attention counts as nothing
-        forward(model, model, few[:1], where, chosen, kept=kept)
+        forward(model, model, one, where, chosen, kept=kept)
     parameters = sum(p.numel() for p in model.parameters())
     return {
         "parameters": parameters,
         "flops": counter.get_total_flops(),
-        "images_per_s": len(few) / min(seconds[1:]),
-        "memory_mb": (16 * parameters + 32 * _kept_for_backward(model, few[:1].to(where))) / 1e6,
+        "examples_per_s": len(few) / min(seconds[1:]),
+        "memory_mb": (16 * parameters + 32 * _kept_for_backward(model, one, where)) / 1e6,
     }
 
 
@@ -161,8 +172,8 @@ def _kept_by(model: Model) -> Callable[..., Tensor] | None:
     return cast(DenseKind, kind_called(kind)).kept if kind else None
 
 
-def _kept_for_backward(model: Model, image: Tensor) -> int:
-    """Bytes that a forward pass over one image keeps for its backward pass, weights not counted."""
+def _kept_for_backward(model: Model, one: Any, where: torch.device) -> int:
+    """Bytes that a forward pass over one example keeps for its backward pass, weights not counted."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -174,6 +185,6 @@ def _kept_for_backward(model: Model, image: Tensor) -> int:
 
     model.eval()
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        output = model(model.preprocess(image))
+        output = model(model.preprocess(model.read(one)[:1].to(where)))
     del output
     return sum(kept.values())

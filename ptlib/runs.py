@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from ptlib import language
 from ptlib.core import Task
 from ptlib.data import load_task
 from ptlib.errors import InputError
 from ptlib.files import sha256, write_whole
 from ptlib.kinds import kind_of
-from ptlib.models import Model, build_model, load_checkpoint
+from ptlib.models import Model, TextModel, build_model, load_checkpoint
 from ptlib.reading import read_predictions
 from ptlib.results import Examples, Predictions, Report
 from ptlib.runtime import environment
@@ -217,7 +218,10 @@ def save_model(model: Model, task: Task, path: Path) -> Path:
 
     header = {"preprocessing": json.dumps(asdict(model.preprocessing)), "class_names": json.dumps(task.class_names),
               "trained_on": f"{model.checkpoint.trained_on or 'random weights'}, then {task.name}"}  # fmt: skip
-    if model.checkpoint.factory is None or "/" in model.checkpoint.architecture:  # not a user's own function
+    if isinstance(model, TextModel):
+        layer = f"@{model.checkpoint.layer}" if model.checkpoint.layer else ""
+        header |= {"architecture": f"text{layer}", **language.header(model.backbone)}
+    elif model.checkpoint.factory is None or "/" in model.checkpoint.architecture:  # not a user's own function
         bare = model.checkpoint.architecture.removeprefix(f"{task.kind}/")
         header["architecture"] = f"{task.kind}/{bare}" if kind_of(task).DENSE else bare
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -255,7 +259,7 @@ def reopen(path: str | os.PathLike[str]) -> tuple[Model, Task, dict[str, Any]]:
     task = load_task(
         asked["dataset"], asked.get("data_dir"), asked.get("n_train"), asked.get("seed", 0),
         n_val=asked.get("n_val"), n_test=asked.get("n_test"), kind=record["task"]["kind"],
-        class_names=asked.get("class_names"),
+        class_names=asked.get("class_names"), columns=asked.get("columns"),
     )  # fmt: skip
     if task.fingerprint != record["task"]["fingerprint"]:
         raise InputError(

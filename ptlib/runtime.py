@@ -42,7 +42,8 @@ def choose_device(name: str = "auto") -> torch.device:
 def choose_precision(name: str, device: torch.device, model: torch.nn.Module) -> str:
     """What `auto` stands for: bf16 where the device computes with it and the model gains from it, else fp32.
 
-    On a CPU bf16 speeds dense convolutions and slows depthwise ones in training, so a model that has any stays fp32.
+    On a CPU bf16 speeds dense convolutions and linear layers, and slows depthwise convolutions in training, so a model
+    that has any of these stays fp32; so does a lone linear layer.
     """
     if name not in PRECISIONS:
         raise InputError(f"unknown precision {name!r}; use one of {', '.join(PRECISIONS)}")
@@ -53,7 +54,8 @@ def choose_precision(name: str, device: torch.device, model: torch.nn.Module) ->
     if device.type != "cpu" or not _cpu_has_bf16():
         return "fp32"
     convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
-    return "bf16" if convolutions and all(m.groups == 1 for m in convolutions) else "fp32"
+    products = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    return "bf16" if all(m.groups == 1 for m in convolutions) and len([*convolutions, *products[1:]]) else "fp32"
 
 
 def _cpu_has_bf16() -> bool:

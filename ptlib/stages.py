@@ -11,7 +11,8 @@ from ptlib.errors import InputError, did_you_mean
 AUGMENTATIONS = ("crop", "resized-crop", "flip", "upside-down", "zoom", "trivial", "rand", "colour", "erase", "mixup",
                  "cutmix")  # fmt: skip
 GROUPS = ("head", "backbone", "all", "norm", "batchnorm", "bias")
-RECIPES = ("probe", "lp-ft", "gradual", "full", "naive", "scratch")
+RECIPES = ("probe", "lp-ft", "gradual", "full", "lora", "naive", "scratch")
+KINDS = ("image_classification", "text_classification", "detection", "segmentation")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Stage:
     `batchnorm` says where running statistics come from: "eval" keeps the checkpoint's, "train" learns the new data's.
     `augment` None stands for the task's own. `l2_sp` pulls weights towards where the stage began (Li et al. 2018,
     arXiv 1802.01483). `ema` is the decay of a moving average of the weights, which is then what is scored and kept.
+    `lora` is the rank of the updates by which the linear layers among `trainable` learn in place of their weights,
+    while the head learns as it is and all else stays (see `ptlib.lora`).
     With `optimizer="lbfgs"` the head is fitted to convergence on cached features, its L2 penalty chosen on val;
     `epochs`, `lr` and `schedule` say nothing there.
     """
@@ -46,6 +49,7 @@ class Stage:
     batchnorm: Literal["eval", "train"] = "eval"
     ema: float | None = None
     l2_sp: float = 0.0
+    lora: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("trainable", "augment"):
@@ -77,9 +81,11 @@ class Stage:
             bounds["clip_norm"] = (1e-12, math.inf)
         if self.ema is not None:
             bounds["ema"] = (0, 0.999999)
+        if self.lora is not None:
+            bounds["lora"] = (1, 4096)
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
-            whole = name in ("epochs", "batch_size")
+            whole = name in ("epochs", "batch_size", "lora")
             number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
             if not (number and low <= value <= high):
                 what = "a whole number" if whole else "a number"
@@ -98,8 +104,9 @@ class Stage:
         if self.optimizer == "lbfgs":
             return f"{self.name}: head to convergence on cached features (L-BFGS, L2 penalty chosen on val)"
         decay = f", layer decay {self.layer_decay:g}" if self.layer_decay < 1 else ""
+        by = f" by updates of rank {self.lora}" if self.lora else ""
         return (
-            f"{self.name}: {', '.join(self.trainable)}; {self.epochs} epochs of {self.optimizer}, lr {self.lr:g}"
+            f"{self.name}: {', '.join(self.trainable)}{by}; {self.epochs} epochs of {self.optimizer}, lr {self.lr:g}"
             f"{decay}, {self.schedule}, batch {self.batch_size}"
         )
 
@@ -121,6 +128,7 @@ def recipe(
       lie, BatchNorm keeps the checkpoint's statistics. The default.
     - `gradual`: the probe, then the last block, the last two, and everything (Howard and Ruder 2018).
     - `full`: everything at once from a random head.
+    - `lora`: the probe, then updates of rank 8 to every linear layer (Hu et al. 2021).
     - `naive`: what many tutorials do: a random head, everything at one constant rate, SGD at 0.01, BatchNorm learning
       new statistics (which are measured anew before each scoring, more than tutorials do).
     - `scratch`: everything, from random weights: the control.
@@ -130,12 +138,12 @@ def recipe(
     stages in which the backbone learns. With `epochs=0` only the head's stage is left, with `head_epochs=0` it goes.
 
     For a `kind` of task in which something is said of every place, steps are of few images, weights are averaged, and
-    the head, which has far more to learn, is trained for 2 epochs where `head_epochs` is None.
+    the head, which has far more to learn, is trained for 2 epochs where `head_epochs` is None. Networks of text are
+    trained at a tenth of the rate, as transformers are.
     """
-    kinds = ("image_classification", "detection", "segmentation")
-    if kind not in kinds:
-        raise InputError(f"unknown kind {kind!r}{did_you_mean(kind, kinds) or ';'} there are {', '.join(kinds)}")
-    dense = kind != "image_classification"
+    if kind not in KINDS:
+        raise InputError(f"unknown kind {kind!r}{did_you_mean(kind, KINDS) or ';'} there are {', '.join(KINDS)}")
+    dense, text = kind in ("detection", "segmentation"), kind == "text_classification"
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}{did_you_mean(name, RECIPES) or ';'} there are {', '.join(RECIPES)}")
     if dense:
@@ -145,6 +153,8 @@ def recipe(
     else:
         probe = Stage("head", ("head",), epochs=head_epochs, lr=3e-3, batch_size=256, augment=())
     tuned = Stage("all", ("all",), epochs=epochs, lr=1e-3, batch_size=32, layer_decay=0.8)
+    if text:
+        tuned = replace(tuned, lr=1e-4, layer_decay=0.95, schedule="linear", clip_norm=1.0)
     if dense:
         tuned = replace(tuned, batch_size=4, weight_decay=0.05, clip_norm=10.0, ema=0.99)
     bodies = {
@@ -155,10 +165,11 @@ def recipe(
             for part, n in zip(("last 1 block", "last 2 blocks", "all"), _thirds(epochs), strict=True)
         ],
         "full": [tuned],
+        "lora": [replace(tuned, name="lora", lora=8, lr=5e-4, layer_decay=1.0)],
         "naive": [replace(tuned, optimizer="sgd", lr=0.01, batch_size=tuned.batch_size if dense else 64, ema=None,
                           clip_norm=None, layer_decay=1.0, schedule="constant",
                           warmup=0.0, weight_decay=0.0, batchnorm="train")],
-        "scratch": [replace(tuned, layer_decay=1.0, lr=2e-3, batchnorm="train")],
+        "scratch": [replace(tuned, layer_decay=1.0, lr=3e-4 if text else 2e-3, batchnorm="train")],
     }  # fmt: skip
     changes = dict(overrides or {})
     changes |= {k: v for k, v in (("lr", lr), ("batch_size", batch_size), ("augment", augment)) if v is not None}
@@ -170,7 +181,7 @@ def recipe(
         body = [replace(stage, **changes) for stage in bodies[name] if stage.epochs > 0]
     except (ValueError, TypeError) as e:
         raise InputError(str(e)) from None
-    with_head = name in ("probe", "lp-ft", "gradual")
+    with_head = name in ("probe", "lp-ft", "gradual", "lora")
     if changes and not body:
         raise InputError(
             f"{', '.join(changes)} would change nothing: with epochs={epochs} recipe {name!r} trains the head alone"

@@ -151,6 +151,8 @@ def measure_statistics(model: Model, names: Sequence[str], inputs: Tensor, devic
     """
     owners = {name.rpartition(".")[0] for name in names}
     norms = [module for path, module in model.named_modules() if path in owners and is_batchnorm(module)]
+    if not norms:
+        return
     rows = torch.randperm(len(inputs), generator=generator("batchnorm statistics"))[:n]
     momenta = [norm.momentum for norm in norms]
     model.eval()

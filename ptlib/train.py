@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ptlib.core import Task
-from ptlib.data.batches import fetch, resident
+from ptlib.data.batches import fetch, resident, shuffled
 from ptlib.errors import InputError
 from ptlib.head import fit_head
 from ptlib.kinds import dense_kind_of, kind_of
+from ptlib.lora import adapted, plain_state
 from ptlib.models import Model, check_kind, trainable_names
 from ptlib.prediction import forward
 from ptlib.runtime import (
@@ -106,10 +105,13 @@ def finetune(
     run.epochs_left = sum(s.epochs for s in stages if s.optimizer != "lbfgs")
     with deterministic(where):
         for index, stage in enumerate(stages):
-            run.stage(stage, (seed, index))
-            if not run.best:  # no epoch so far: the weights it came with are the best there are
-                run.score_start(stage)
-            model.load_state_dict(run.best_state)
+            try:
+                run.stage(stage, (seed, index))
+                if not run.best:  # no epoch so far: the weights it came with are the best there are
+                    run.score_start(stage)
+            finally:
+                if run.best_state:
+                    model.load_state_dict(run.best_state)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     model.eval()
@@ -132,7 +134,7 @@ class _Run:
         self.best: dict[str, Any] = {}
         self.best_state: dict[str, Any] = {}
         self.features: dict[str, Tensor] = {}
-        self.val_inputs = resident(task.val.inputs, device)
+        self.val_inputs = resident(model.read(task.val.inputs), device)
         self.targets = {split.name: resident(split.targets, device) for split in (task.train, task.val)}
         self.epochs_left = 0
 
@@ -140,6 +142,10 @@ class _Run:
         names = trainable_names(self.model, stage.trainable)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in names)
+        with adapted(self.model, names, stage.lora, derived_seed(*key, "lora")) as learning:
+            self._epochs(stage, key, learning)
+
+    def _epochs(self, stage: Stage, key: tuple[int, ...], names: Sequence[str]) -> None:
         head_only = all(name.startswith("head.") for name in names)
         augmentations = augmentations_of(stage, self.task, head_only)
         cached = head_only and not augmentations and not self.kind.DENSE
@@ -151,7 +157,7 @@ class _Run:
             self._exact_head(stage)
             return
         module = self.model.head if cached else self.model
-        inputs = self.features["train"] if cached else self.task.train.inputs
+        inputs = self.features["train"] if cached else self.model.read(self.task.train.inputs)
         step = Step(self.model, module, stage, self.task, names, self.device, self.precision, self.accumulate,
                     self.compile)  # fmt: skip
         n = len(inputs)
@@ -160,8 +166,7 @@ class _Run:
         for epoch in range(1, stage.epochs + 1):
             start = time.perf_counter()
             set_mode(self.model, stage, names)
-            # Parts of nearly one size: no example is left out, and no small last batch pulls as hard as a full one.
-            order = torch.randperm(n, generator=generator(*key, "order", epoch)).tensor_split(steps_per_epoch)
+            order = shuffled(inputs, steps_per_epoch, generator(*key, "order", epoch))
             total = torch.zeros((), device=self.device)
             with self.clock("train head" if cached else "train"):
                 for i, x in enumerate(fetch(inputs, order, self.device)):
@@ -230,7 +235,7 @@ class _Run:
         rank = row[metric], -row.get("val_loss", 0.0)
         if self.keep == "last" or not self.best or rank > (self.best[metric], -self.best.get("val_loss", 0.0)):
             self.best = row
-            self.best_state = copy.deepcopy(self.model.state_dict())
+            self.best_state = plain_state(self.model)
 
     def _note(
         self, stage: Stage, epoch: int, loss: float, scores: Mapping[str, float], rate: float, seconds: float
@@ -238,7 +243,7 @@ class _Run:
         """A row of the history, and a line of the log."""
         row: dict[str, Any] = {"stage": stage.name, "epoch": epoch, "train_loss": loss}
         row |= {f"val_{name}": value for name, value in scores.items()}
-        row |= {"images_per_s": rate, "seconds": seconds}
+        row |= {"examples_per_s": rate, "seconds": seconds}
         self.rows.append(row)
         if stage.optimizer != "lbfgs" and epoch:
             self.epochs_left -= 1
@@ -246,55 +251,16 @@ class _Run:
         count = f" {epoch}/{stage.epochs}" if stage.optimizer != "lbfgs" else ""
         metric = self.task.primary_metric
         said = f", val {metric} {scores[metric]:.3f}" if scores else ""
-        done = f"{count}: loss {loss:.3f}{said}, {rate:,.0f} images/s{left}" if epoch else f": as it begins{said}"
+        done = (
+            f"{count}: loss {loss:.3f}{said}, {rate:,.0f} {self.task.reads}/s{left}"
+            if epoch
+            else f": as it begins{said}"
+        )
         self.log(f"{stage.name}{done}")
         return row
 
     def _diverged(self, stage: Stage, epoch: int, when: str) -> None:
-        if self.best_state:
-            self.model.load_state_dict(self.best_state)
         raise FloatingPointError(
             f"the loss is not finite in stage {stage.name!r}, epoch {epoch}, {when}, "
             f"at lr {stage.lr:g} and {self.precision}; lower lr, set clip_norm, or use precision fp32"
         )
-
-
-def find_lr(
-    model: Model, task: Task, stage: Stage, *, low: float = 1e-6, high: float = 1.0, steps: int = 60, seed: int = 0,
-    device: str = "auto", precision: str = "auto",
-) -> dict[str, Any]:  # fmt: skip
-    """The learning-rate range test of Smith (2017): train a copy while the rate rises from `low` to `high`.
-
-    Returns `lr` and `loss` (smoothed), arrays of equal length, and `suggestion`: the rate at which the loss fell
-    fastest. It ends early when the loss reaches four times its minimum. `model` is left as it was.
-    """
-    where = choose_device(device)
-    trial = copy.deepcopy(model)
-    place(trial, where)
-    names = trainable_names(trial, stage.trainable)
-    for name, parameter in trial.named_parameters():
-        parameter.requires_grad_(name in names)
-    if stage.optimizer == "lbfgs":
-        raise InputError(f"stage {stage.name!r} uses lbfgs, which has no learning rate to find")
-    step = Step(trial, trial, stage, task, names, where, choose_precision(precision, where, trial), 1, False)
-    rates = np.geomspace(low, high, steps)
-    kind = kind_of(task)
-    head_only = all(name.startswith("head.") for name in names)
-    augmentations = augmentations_of(stage, task, head_only)
-    smoothed: list[float] = []
-    with deterministic(where):
-        set_mode(trial, stage, names)
-        order = torch.randperm(len(task.train), generator=generator(seed, "lr", "order"))
-        size = min(stage.batch_size, len(order))
-        for i, lr in enumerate(rates):
-            rows = order[(torch.arange(size) + i * size) % len(order)]
-            torch.manual_seed(derived_seed(seed, "lr", i))
-            x, y = task.train.inputs[rows].to(where), task.train.targets[rows].to(where)
-            x, y = kind.prepare(trial, x, y, augmentations, generator(seed, "lr", i), task.n_classes)
-            loss = float(step(x, y, float(lr)))
-            smoothed.append(loss if not smoothed else 0.8 * smoothed[-1] + 0.2 * loss)
-            if not math.isfinite(loss) or smoothed[-1] > 4 * min(smoothed):
-                break
-    losses = np.array([v for v in smoothed if math.isfinite(v)])
-    slope = np.gradient(losses) if len(losses) > 1 else np.zeros(1)
-    return {"lr": rates[: len(losses)], "loss": losses, "suggestion": float(rates[int(slope.argmin())])}

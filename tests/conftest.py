@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ptlib.core import Checkpoint, Preprocessing, Split, Task
+from ptlib.core import Checkpoint, Split, Task
+from ptlib.preprocessing import Preprocessing
 
 
 class Tiny(nn.Module):

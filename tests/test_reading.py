@@ -256,4 +256,4 @@ def test_what_a_prediction_costs_is_counted(tiny: Any, task: Task) -> None:
     assert found["parameters"] == sum(p.numel() for p in model.parameters())
     stem, first, second = 8 * 8 * 8 * 3 * 9, 8 * 8 * 12 * 8 * 9, 8 * 8 * 16 * 12 * 9
     assert found["flops"] == 2 * (stem + first + second + 16 * 3)
-    assert found["images_per_s"] > 0
+    assert found["examples_per_s"] > 0

@@ -16,9 +16,10 @@ from torch import nn
 
 import ptlib as pt
 from ptlib import selection, stats
-from ptlib.core import Checkpoint, Preprocessing, Task
+from ptlib.core import Checkpoint, Task
 from ptlib.errors import InputError
 from ptlib.models import build_model
+from ptlib.preprocessing import Preprocessing
 from ptlib.selection import candidates as module
 from ptlib.selection.ranking import Ranking
 from tests.conftest import Tiny, make_task
@@ -459,7 +460,7 @@ def test_a_study_end_to_end_is_deterministic_and_reads_back(
 
     ranking, again = once(True), once(False)
     for name, row in ranking.rows.items():
-        kept = {k: v for k, v in row.items() if not k.startswith(("seconds", "images_per_s"))}
+        kept = {k: v for k, v in row.items() if not k.startswith(("seconds", "examples_per_s"))}
         assert repr(kept) == repr({k: again.rows[name][k] for k in kept})  # NaN, too, equals NaN
     judged = pt.trust(ranking)
     assert judged["random order"].kind == "baseline"

@@ -23,10 +23,11 @@ from ptlib.head import fit_head
 from ptlib.kinds import kind_of
 from ptlib.models import Model, build_model
 from ptlib.prediction import features, forward, predict
+from ptlib.rates import find_lr
 from ptlib.report import evaluate
 from ptlib.stages import RECIPES, Stage, recipe
 from ptlib.step import Step, make_optimizer, schedule, set_mode
-from ptlib.train import find_lr, finetune
+from ptlib.train import finetune
 from tests.conftest import make_task
 
 FULL = Stage("all", epochs=2, lr=3e-3, batch_size=16)

@@ -20,6 +20,8 @@ PLACES = {
     "detection": ("scenes", "scenes-plain", "voc2007", "voc2012"),
     "segmentation": ("scenes", "scenes-plain", "mosaics", "voc2007", "voc2012"),
 }
+TEXTS = ("bbc-news",)
+KINDS = ("image_classification", "text_classification", *PLACES)
 CLASSES = re.compile(r"(.+)\[(-?\d+)?:(-?\d+)?(?::([1-9]\d*)?)?\]")  # photos[:9]
 
 
@@ -37,6 +39,9 @@ def list_tasks() -> dict[str, str]:
            for kind, names in PLACES.items() for name in names},
         "<folder> (detection)": "in PASCAL VOC's or COCO's format",
         "<folder> (segmentation)": "images beside label maps",
+        **{f"{name} (text_classification)": "embedded, offline" for name in TEXTS},
+        "hf:<name> (text_classification)": "Hugging Face hub, extra hf",
+        "<file> (text_classification)": "a row a text: TSV, CSV, JSONL, Parquet; or a folder with one of train",
     }  # fmt: skip
 
 
@@ -52,12 +57,15 @@ def load_task(
     side: int | None = None,
     kind: str = "image_classification",
     class_names: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> Task:
     """The task called `name`: `photos`, `photos-grey`, `digits`, a torchvision set, `hf:<name>` or a folder.
 
     With `kind="detection"`: `scenes`, `scenes-plain`, `voc2007`, `voc2012`, a folder in the format of PASCAL VOC or of
     COCO. With `kind="segmentation"` also `mosaics`, and a folder of images and label maps, whose ids `class_names` may
-    name in their order; what lies beyond them is void.
+    name in their order; what lies beyond them is void. With `kind="text_classification"`: `bbc-news`, `hf:<name>`, a
+    file of rows (TSV, CSV, JSONL, Parquet) or a folder of such, `columns` naming that of texts and that of labels
+    where they have no usual names.
 
     `photos[:9]` has its first nine classes alone, `photos[9:]` the others, `cifar10[::2]` every other one: a slice as
     Python's, of steps forward; `n_train` and the like then count examples of those.
@@ -77,10 +85,16 @@ def load_task(
     classes = slice(*(int(part) if part else None for part in found.group(2, 3, 4))) if found else None
     name = found[1] if found else name
     draw = Draw(n_train, n_val, n_test, seed, split_seed, side, classes)
-    if kind != "image_classification":
+    if kind not in KINDS:
+        raise InputError(f"kind is {kind!r}; it must be {', '.join(KINDS)}")
+    if columns is not None and kind != "text_classification":
+        raise InputError(f"columns is {list(columns)}, and a task of {kind} is read from no table; leave it out")
+    if kind in PLACES:
         return _load_places(name, kind, data_dir, draw, class_names)
     if class_names is not None:
-        raise InputError(f"class_names is {list(class_names)}; a task of images with one label has its folders' names")
+        raise InputError(f"class_names is {list(class_names)}; a task of one label each has those that its data give")
+    if kind == "text_classification":
+        return _load_texts(name, data_dir, draw, columns)
     if name in EMBEDDED:
         from ptlib.data.embedded import load_digits, load_photos
 
@@ -105,16 +119,37 @@ def load_task(
     )
 
 
+def _load_texts(name: str, data_dir: str | Path | None, draw: Draw, columns: Sequence[str] | None) -> Task:
+    """Tasks in which a text as a whole has one label."""
+    from ptlib.data.tables import load_bbc, load_table
+
+    if name in TEXTS:
+        return load_bbc(draw)
+    if name.startswith("hf:"):
+        from ptlib.data.published import load_hub_texts
+
+        return load_hub_texts(name.removeprefix("hf:"), draw, columns)
+    path = next((p for p in _candidates(name, data_dir) if p.exists()), None)
+    if path is None:
+        raise InputError(
+            f"unknown dataset {name!r} of texts{did_you_mean(name, TEXTS) or ';'} it is no file or folder either, seen "
+            f"from {Path.cwd()}; known names: {', '.join(TEXTS)}, hf:<name>"
+        )
+    return load_table(path, draw, columns)
+
+
+def _candidates(name: str, data_dir: str | Path | None) -> list[Path]:
+    """Where a file or folder of this name may be."""
+    return [Path(p).expanduser() for p in ([Path(data_dir) / name] if data_dir else []) + [Path(name)]]
+
+
 def _load_places(
     name: str, kind: str, data_dir: str | Path | None, draw: Draw, class_names: Sequence[str] | None
 ) -> Task:
     """Tasks in which something is said of every place of an image."""
-    if kind not in PLACES:
-        raise InputError(f"kind is {kind!r}; it must be image_classification, {', '.join(PLACES)}")
     if class_names is not None and kind == "detection":
         raise InputError(f"class_names is {list(class_names)}; boxes have the names that their annotations give")
-    folders = [Path(p).expanduser() for p in ([Path(data_dir) / name] if data_dir else []) + [Path(name)]]
-    root = next((folder for folder in folders if folder.is_dir()), None)
+    root = next((folder for folder in _candidates(name, data_dir) if folder.is_dir()), None)
     if name in PLACES[kind] and (root is None or not name.startswith("voc")):
         if name.startswith("voc"):
             from ptlib.data.published import load_voc

@@ -53,14 +53,14 @@ class Draw:
 
 @dataclass(frozen=True)
 class Pool:
-    """Labelled examples that can be fetched by row: labels (N,), ids (N), and a function from rows to pixels.
+    """Labelled examples that can be fetched by row: labels (N,), ids (N), and a function from rows to pixels or texts.
 
-    `fetch` gives uint8 (n, H, W, 3), which of the n could be read, and (id, reason) for the others.
+    `fetch` gives uint8 (n, H, W, 3) or `Texts`, which of the n could be read, and (id, reason) for the others.
     """
 
     labels: np.ndarray
     ids: Sequence[str]
-    fetch: Callable[[np.ndarray], tuple[Tensor, np.ndarray, Problems]]
+    fetch: Callable[[np.ndarray], tuple[Any, np.ndarray, Problems]]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,15 +117,16 @@ def assemble(name: str, class_names: tuple[str, ...], pools: dict[str, Pool], dr
         n, seed = draw.of(split)
         if n is not None:
             rows = rows[stratified(pool.labels[rows], n, seed, f"n_{split}")]
-        pixels, kept, problems = pool.fetch(rows)
+        inputs, kept, problems = pool.fetch(rows)
         skipped += problems
         if len(kept) == 0:
             raise InputError(f"no example of {split!r} of {name!r} could be read; the first, {': '.join(problems[0])}")
         rows = rows[kept]
-        splits[split] = Split(split, pixels, torch.from_numpy(pool.labels[rows]), [pool.ids[i] for i in rows])
+        splits[split] = Split(split, inputs, torch.from_numpy(pool.labels[rows]), [pool.ids[i] for i in rows])
     train, val, test = (splits[split] for split in SPLITS)
-    noted = {"notes": tuple(notes), "skipped": tuple(skipped), **facts}
-    return Task(name, "image_classification", class_names, train, val, test, **noted)
+    noted: dict[str, Any] = {"notes": tuple(notes), "skipped": tuple(skipped), **facts}
+    kind = noted.pop("kind", "image_classification")
+    return Task(name, kind, class_names, train, val, test, **noted)
 
 
 def _default_n_val(labels: np.ndarray, draw: Draw) -> int:

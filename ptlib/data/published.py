@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -189,31 +190,61 @@ def load_hub(name: str, draw: Draw) -> Task:
 
     Needs the extra `hf`. Scripts of a data set are never run.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise InputError("data sets of the hub need the extra: pip install -c constraints.txt -e '.[hf]'") from None
-    try:
-        found = datasets.load_dataset(name)
-    except Exception as e:  # the hub's client raises dozens of kinds
-        raise InputError(f"data set {name!r} can't be loaded from the hub: {type(e).__name__}: {e}") from None
+    datasets, found = _from_hub(name)
     features = next(iter(found.values())).features
     image = next((k for k, f in features.items() if isinstance(f, datasets.Image)), None)
     label = next((k for k, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
     if image is None or label is None:
         raise InputError(f"data set {name!r} has no image or no class column; its columns are {', '.join(features)}")
-    kinds = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
+    parts, notes = _labelled(found, name, label)
     # Bytes, not pictures: they are decoded here, by the rules for files from strangers.
-    parts = {kinds[s]: part.cast_column(image, datasets.Image(decode=False)) for s, part in found.items() if s in kinds}
-    if "train" not in parts:
-        raise InputError(f"data set {name!r} has no train split; it has {', '.join(found)}")
-    notes = [f"{s} has no labels and is left out" for s, part in parts.items() if min(part[label]) < 0]
-    parts = {s: part for s, part in parts.items() if min(part[label]) >= 0}
+    parts = {split: part.cast_column(image, datasets.Image(decode=False)) for split, part in parts.items()}
     side = draw.side or _median_side(parts["train"], image)
     pools = {split: _hub_pool(part, split, image, label, side) for split, part in parts.items()}
     if len(pools) == 1:
         pools = {"all": pools["train"]}
     return assemble(f"hf:{name}", tuple(features[label].names), pools, draw, notes=notes)
+
+
+def load_hub_texts(name: str, draw: Draw, columns: Sequence[str] | None = None) -> Task:
+    """A Hugging Face data set of texts with a label each; its columns are found as those of a table are.
+
+    Needs the extra `hf`. Scripts of a data set are never run.
+    """
+    from ptlib.data.tables import columns_of, task_of_rows
+
+    _, found = _from_hub(name)
+    features = next(iter(found.values())).features
+    text, label = columns_of(f"data set {name!r}", list(features), columns)
+    parts, notes = _labelled(found, name, label)
+    names = getattr(features[label], "names", None)
+    rows = {s: ((t, names[y] if names else y) for t, y in zip(part[text], part[label], strict=True))
+            for s, part in parts.items()}  # fmt: skip
+    rows = {"all": rows["train"]} if rows.keys() == {"train"} else rows
+    return task_of_rows(f"hf:{name}", rows, draw, notes)
+
+
+def _from_hub(name: str) -> tuple[Any, Any]:
+    """The library of data sets, and one of the hub's by split."""
+    try:
+        import datasets
+    except ImportError:
+        raise InputError("data sets of the hub need the extra: pip install -c constraints.txt -e '.[hf]'") from None
+    try:
+        return datasets, datasets.load_dataset(name)
+    except Exception as e:  # the hub's client raises dozens of kinds
+        raise InputError(f"data set {name!r} can't be loaded from the hub: {type(e).__name__}: {e}") from None
+
+
+def _labelled(found: Any, name: str, label: str) -> tuple[dict[str, Any], list[str]]:
+    """The parts called train, val and test that have labels, and a note of each that has none."""
+    kinds = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
+    parts = {kinds[s]: part for s, part in found.items() if s in kinds}
+    if "train" not in parts:
+        raise InputError(f"data set {name!r} has no train split; it has {', '.join(found)}")
+    without = [s for s, part in parts.items() if any(y == -1 for y in part[label])]
+    kept = {s: part for s, part in parts.items() if s not in without}
+    return kept, [f"{s} has no labels and is left out" for s in without]
 
 
 def _open(row: dict[str, Any]) -> BinaryIO:

@@ -39,7 +39,12 @@ class Pyramid(nn.Module):
         for tap in self.taps[:-1]:
             network.get_submodule(tap).register_forward_hook(_remember)
         self.network = network
-        cut_behind(network, self.taps[-1], size, lambda x: sum((m.sum() for m in self(x)[1:]), x.new_zeros(())))
+        cut_behind(
+            network,
+            self.taps[-1],
+            torch.zeros(2, 3, size, size),
+            lambda x: sum((m.sum() for m in self(x)[1:]), x.new_zeros(())),
+        )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         last = until(self.network, self.taps[-1], x)

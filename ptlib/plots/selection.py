@@ -32,15 +32,15 @@ def probe_against_cost(ranking: Ranking, cost: str = "flops", ax: Axes | None = 
     ax = axes(ax, 6.5, 4)
     names = [n for n in ranking.names if ranking.rows[n].get("probe") is not None and ranking.rows[n].get(cost)]
     x, y, low, high = (ranking.column(c, names) for c in (cost, "probe", "probe_low", "probe_high"))
-    front = on_front(-x if cost == "images_per_s" else x, y)
-    steps = "steps-pre" if cost == "images_per_s" else "steps-post"
+    front = on_front(-x if cost == "examples_per_s" else x, y)
+    steps = "steps-pre" if cost == "examples_per_s" else "steps-post"
     line = [i for i in np.argsort(x, kind="stable") if front[i]]
     ax.plot(x[line], y[line], color="0.6", lw=1, drawstyle=steps)
     for i in range(len(names)):
         color, marker = _mark(i)
         up = np.maximum([[y[i] - low[i]], [high[i] - y[i]]], 0)
         ax.errorbar(x[i], y[i], yerr=up, fmt=marker, capsize=3, color=color, mfc=color if front[i] else "white")
-    labels = {"flops": "FLOPs of one image", "images_per_s": "images/s", "memory_mb": "MB to train on 32 images"}
+    labels = {"flops": "FLOPs of one image", "examples_per_s": "images/s", "memory_mb": "MB to train on 32 images"}
     ax.set(xlabel=labels.get(cost, cost.replace("_", " ")), ylabel="accuracy of the probe on val", xscale="log")
     if key:
         _key(ax, names)

@@ -30,7 +30,7 @@ class Candidate:
 
     Any encoder, of images or text, makes one, from arrays of any framework: `Candidate("name", train, val)`; they are
     kept in float32. `source` (N, Z) are the probabilities that train examples are of the encoder's own classes, None if
-    it has none. `facts` holds what is known of it and what it cost: parameters, flops, images_per_s, memory_mb,
+    it has none. `facts` holds what is known of it and what it cost: parameters, flops, examples_per_s, memory_mb,
     accuracy (published, on ImageNet), image_size, seconds. `seen` says that it was trained on the task's own data.
     """
 
@@ -118,7 +118,7 @@ def encode(
             for j in family:
                 f, of = made[j].facts, family[j].trained_on
                 told = f"{names[j]} (trained on {of})" if of else names[j]
-                log(f"{told}: {made[j].train.shape[1]} features, {f['images_per_s']:,.0f} images/s, "
+                log(f"{told}: {made[j].train.shape[1]} features, {f['examples_per_s']:,.0f} images/s, "
                     f"{f['seconds']:.1f} s{', from the cache' * f['cached']}")  # fmt: skip
         marked = made[i].seen or any(name in seen for name in aliases[i])
         if marked:

@@ -74,7 +74,7 @@ def successive_halving(
     probed = len(found.val["probe"])
     log(f"scores of {len(order)} candidates, probes of {probed}, {max(left, 0):.1f} of {budget:g} s left")
     able = [n for n in ranking.names if n in found.val["probe"] and found.candidates[n].checkpoint]
-    able = [n for n in able if found.rows[n]["images_per_s"]]
+    able = [n for n in able if found.rows[n]["examples_per_s"]]
     if len(able) < 2:
         log("there are not two candidates to fine-tune against each other")
         return ranking
@@ -105,7 +105,7 @@ def _predicted(ranking: Ranking, name: str, epochs: int) -> float:
     """Seconds that fine-tuning will take, by the speed of prediction."""
     row = ranking.rows[name]
     images = (1 + epochs * TRAINING) * ranking.n_train + (1 + epochs) * ranking.n_val
-    return float(images / row["images_per_s"] + row["seconds_probe"] + 0.5)
+    return float(images / row["examples_per_s"] + row["seconds_probe"] + 0.5)
 
 
 def fine_tune(

@@ -95,7 +95,7 @@ class Ranking:
         for name, r in self.rows.items():
             cells = [name + " (has seen this data)" * r["seen"], _with_interval(r, "probe")]
             cells += [_number(r.get(s)) for s in self.scores]
-            cells += [_number(r.get("parameters"), 1e6), _number(r.get("flops"), 1e9), _number(r.get("images_per_s")),
+            cells += [_number(r.get("parameters"), 1e6), _number(r.get("flops"), 1e9), _number(r.get("examples_per_s")),
                       _number(r.get("memory_mb")), _number(r.get("imagenet_top1"))]  # fmt: skip
             rows.append((*cells, *(_with_interval(r, k) for k in shown)))
         return rows

