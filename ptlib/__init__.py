@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ptlib.diagnosis import box_errors as box_errors
     from ptlib.diagnosis import by_slice as by_slice
     from ptlib.diagnosis import likely_label_errors as likely_label_errors
+    from ptlib.diagnosis import mistaken_texts as mistaken_texts
     from ptlib.diagnosis import worst_slice as worst_slice
     from ptlib.errors import InputError as InputError
     from ptlib.models import Model as Model
@@ -85,7 +86,7 @@ _NAMES = {
     "data": ["find_duplicates", "list_tasks", "load_task"],
     "data.second": ["load_second", "load_unknown"],
     "decisions": ["box_threshold"],
-    "diagnosis": ["box_errors", "by_slice", "likely_label_errors", "worst_slice"],
+    "diagnosis": ["box_errors", "by_slice", "likely_label_errors", "mistaken_texts", "worst_slice"],
     "errors": ["InputError"],
     "models": ["Model", "build_model", "under_new_head"],
     "params": ["check"],

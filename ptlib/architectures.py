@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,11 @@ def find_architecture(name: str, pooling: Pooling | None = None) -> tuple[str, C
         described = language.read_folder(language.find_source(name, weights=False), pooling)
         return name, described.make, described.tokenization
     if Path(name).suffix == ".safetensors" and Path(name).expanduser().is_file():
-        described = language.read_header(header_of(Path(name).expanduser()), pooling)
-        return name, described.make, described.tokenization
+        return name, *_saved(header_of(Path(name).expanduser()), pooling)
     whole, _, layer = name.rpartition("@")
     if whole:
         full, make, preprocessing = find_architecture(whole, pooling)
-        return f"{full}@{layer}", lambda: UpTo(make(), layer, preprocessing.example(2)), preprocessing
+        return f"{full}@{layer}", functools.partial(up_to, make, layer, preprocessing), preprocessing
     if name in CIFAR_RESNETS:
         depth = int(name.removeprefix("cifar_resnet"))
         return name, functools.partial(CifarResNet, depth), Preprocessing(32, IMAGENET_MEAN, IMAGENET_STD)
@@ -86,6 +86,21 @@ def find_architecture(name: str, pooling: Pooling | None = None) -> tuple[str, C
         f"unknown architecture {name!r}{did_you_mean(name, [*LITE, *CIFAR_RESNETS]) or ';'} use {', '.join(LITE)}, "
         f"timm/<model>, torchvision/<model> or {', '.join(CIFAR_RESNETS)}"
     )
+
+
+def _saved(header: Mapping[str, str], pooling: Pooling | None) -> tuple[Callable[[], nn.Module], Any]:
+    """What makes the network of texts that the header of a file is of, whole or up to a layer, and its tokenization."""
+    described = language.read_header(header, pooling)
+    make: Callable[[], nn.Module] = described.make
+    how = described.tokenization
+    for layer in header.get("architecture", "").split("@")[1:]:
+        make, how = functools.partial(up_to, make, layer, how), replace(how, pooling="mean")
+    return make, how
+
+
+def up_to(make: Callable[[], nn.Module], layer: str, how: Any) -> nn.Module:
+    """What a function makes, up to a layer."""
+    return UpTo(make(), layer, how.example(2))
 
 
 def timm_network(model: str, path: Path | None) -> nn.Module:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ptlib.errors import InputError
 from ptlib.models import Model
 from ptlib.runtime import choose_device, deterministic, generator, place
+from ptlib.texts import Texts
 
 Method = Literal["integrated gradients", "grad-cam"]
 
@@ -27,7 +28,10 @@ def attribution(
     `integrated gradients` (Sundararajan, Taly and Yan 2017) from an image of the preprocessing's mean, in so many
     `steps`, absolute values summed over channels: for any network. `grad-cam` (Selvaraju et al. 2017) on the last layer
     that has positions: coarse, and of little use where that layer has few. In fp32, whatever the model is used with.
+    InputError for texts, which have no such places.
     """
+    if isinstance(images, Texts):
+        raise InputError("maps are of images, uint8 (N, H, W, 3); these are texts, of which there are none")
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise InputError(f"maps are of images, uint8 (N, H, W, 3); got {images.dtype} of shape {tuple(images.shape)}")
     where = choose_device(device)

@@ -27,6 +27,7 @@ from ptlib.architectures import (
     torchvision_names,
     torchvision_network,
     torchvision_preprocessing,
+    up_to,
 )
 from ptlib.core import Checkpoint
 from ptlib.errors import InputError, did_you_mean
@@ -83,8 +84,8 @@ def load_checkpoint(
     Raises `InputError` for an unknown name, a file that is not what its name says, or a download that fails.
     """
     found = _load(name, architecture, pooling)
-    if pooling is not None and not isinstance(found.preprocessing, Tokenization):
-        raise InputError(f"pooling is {pooling!r}, and {name} reads images; leave it out")
+    if pooling not in (None, getattr(found.preprocessing, "pooling", None)):
+        raise InputError(f"pooling is {pooling!r}; {name} reads images, or is a layer, pooled by mean; leave it out")
     return found
 
 
@@ -108,12 +109,8 @@ def _load(name: str, architecture: str | Callable[[], nn.Module] | None, pooling
         return _from_file(name, Path(name).expanduser(), architecture, pooling)
     if Path(name).suffix in (".pth", ".pt", ".th", ".bin", ".safetensors"):
         raise InputError(f"checkpoint file {name!r} does not exist, seen from {Path.cwd()}")
-    known = [
-        *BUNDLED,
-        *language.BUNDLED_TEXT,
-        *(f"timm/{m}" for m in timm_names()),
-        *(f"torchvision/{m}" for m in torchvision_names()),
-    ]
+    timm, torchvision = (f"timm/{m}" for m in timm_names()), (f"torchvision/{m}" for m in torchvision_names())
+    known = [*BUNDLED, *language.BUNDLED_TEXT, *timm, *torchvision]
     full = {k.split("/")[-1].split(".")[0]: k for k in reversed(known)}  # the first of a name wins
     near = difflib.get_close_matches(name, [*full, *known], n=1)
     hint = f"; did you mean {full.get(near[0], near[0])!r}?" if near else ""
@@ -178,15 +175,14 @@ def _describe(
 
 def _up_to(whole: Checkpoint, layer: str) -> Checkpoint:
     """The checkpoint up to one of its layers; the accuracy published of the whole says nothing of it."""
+    how = whole.preprocessing
+    how = replace(how, pooling="mean") if isinstance(how, Tokenization) else how
     part = replace(whole, name=f"{whole.name}@{layer}", architecture=f"{whole.architecture}@{layer}", layer=layer,
-                   accuracy=None)  # fmt: skip
+                   accuracy=None, preprocessing=how)  # fmt: skip
     try:
         make = find_architecture(part.architecture)[1]
     except InputError:  # a network of the user's own
-
-        def make() -> nn.Module:
-            return UpTo(whole.factory(), layer, whole.preprocessing.example(2))
-
+        make = functools.partial(up_to, whole.factory, layer, how)
     counted = _describe(part.name, part.architecture, make, part.preprocessing, source=part.source)
     return replace(part, parameters=counted.parameters, flops=counted.flops)
 
@@ -276,15 +272,14 @@ def _from_file(
     header = header_of(path)
     digest = sha256(path)
     known, seen = KNOWN_FILES.get(digest, (None, None))
-    architecture = architecture or header.get("architecture") or known
+    # A header with a tokenizer says all that its architecture's name would.
+    architecture = os.fspath(path) if "tokenizer" in header else architecture or header.get("architecture") or known
     if architecture is None:
         raise InputError(
             f"{name} does not say what network it is for; give architecture, such as "
             f"'timm/resnet50', 'torchvision/resnet50' or one of {', '.join(BUNDLED)}"
         )
     factory = None
-    if "tokenizer" in header:  # it says all that its architecture's name would
-        architecture = os.fspath(path) + "".join(str(architecture).partition("@")[1:])
     if callable(architecture):
         full, make = getattr(architecture, "__name__", "custom"), architecture
         factory, preprocessing = make, Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from scipy.stats import fisher_exact
 
 from ptlib import stats
+from ptlib.core import Task
 from ptlib.data.duplicates import Duplicates
 from ptlib.errors import InputError
 from ptlib.measures import prepare
@@ -183,6 +185,24 @@ def by_duplicate(predictions: Predictions, duplicates: Duplicates) -> Any:
         low, high = stats.wilson(hits, n) if n else (np.nan, np.nan)
         rows[name] = {"n": n, "accuracy": hits / n if n else np.nan, "low": low, "high": high}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def mistaken_texts(task: Task, predictions: Predictions, n: int = 4, width: int = 110) -> str:
+    """The wrong predictions a model was surest of, each with the whole text, found in `task` by their ids.
+
+    What is not printable, as what steers a terminal, stands as U+FFFD.
+    """
+    wrong = np.flatnonzero(predictions.predicted != predictions.targets)
+    confidence = predictions.probabilities.max(axis=1)
+    texts = {example: split.inputs[i] for split in task.splits for i, example in enumerate(split.ids)}
+    told = []
+    for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:n]:
+        truth, said = (predictions.class_names[c[i]] for c in (predictions.targets, predictions.predicted))
+        head = f"{predictions.ids[i]}: {truth}, taken for {said} ({confidence[i]:.2f})"
+        lines = (textwrap.fill(line, width) for line in texts[predictions.ids[i]].splitlines() if line.strip())
+        told.append("\n".join([head, "-" * len(head), *lines]))
+    whole = "\n\n".join(told)
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in whole)
 
 
 def box_errors(predictions: Boxes) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ptlib.errors import InputError
 from ptlib.files import sha256
 from ptlib.preprocessing import Pooling, Tokenization
-from ptlib.texts import PAD, Texts, Tokens
+from ptlib.texts import PAD, Texts, Tokens, clean
 from ptlib.wheels import MINILM, wheel_file
 
 BUNDLED_TEXT = ("all-MiniLM-L6-v2",)
@@ -30,6 +30,14 @@ WEIGHTS = (
     ["model*.safetensors", "model.safetensors.index.json"],
     ["pytorch_model*.bin", "pytorch_model.bin.index.json"],
 )
+# Their masks can be made ready here. Others look at more than which tokens there are: at windows, at parts of a text.
+READY = ("albert", "bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
+# Positions are counted from behind the padding token's.
+OFFSET = ("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm",
+          "xlm-roberta", "xlm-roberta-xl", "xmod")  # fmt: skip
+# Pooling as Sentence Transformers states it, by one name of late, by a switch for each before.
+STATED = {"mean": "mean", "cls": "cls", "lasttoken": "last", "pooling_mode_mean_tokens": "mean",
+          "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last"}  # fmt: skip
 
 
 class Encoder(nn.Module):
@@ -43,10 +51,12 @@ class Encoder(nn.Module):
         self.network, self.tokenizer, self.pooling = network, tokenizer, pooling
         self.digest = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
         config: Any = network.config
-        self.causal, self.sdpa = is_decoder(config), config._attn_implementation == "sdpa"
-        pads = (config.pad_token_id, config.eos_token_id, 0)
-        self.pad = next(int(p[0] if isinstance(p, list) else p) for p in pads if p is not None and p != -1)
-        self.fc = nn.Linear(config.hidden_size, 1)
+        self.causal = is_decoder(config)
+        self.ready = config.model_type in READY and config._attn_implementation == "sdpa"
+        pads: list[Any] = [getattr(config, "pad_token_id", None), getattr(config, "eos_token_id", None), 0]
+        words = range(getattr(config, "vocab_size", 1))
+        self.pad: int = next(p for p in (p[0] if isinstance(p, list) else p for p in pads) if p in words)
+        self.fc = nn.Linear(getattr(config, "word_embed_proj_dim", None) or config.hidden_size, 1)
 
     def extra_repr(self) -> str:
         return f"tokenizer={self.digest[:16]}, pooling={self.pooling}"
@@ -58,14 +68,14 @@ class Encoder(nn.Module):
         """(B, D)."""
         x = x.gather(1, (x == PAD).int().argsort(dim=1, stable=True))  # texts begin at the left, where positions do
         self.there = there = x != PAD
-        mask: Tensor | None = there
+        mask: Tensor | None = there.long()
         if self.causal or (x.device.type == "cpu" and bool(there.all())):
             mask = None  # a token sees none behind it, or all count
-        elif self.sdpa:  # ready-made, or it would be looked at in every step, which makes a GPU wait
+        elif self.ready:  # or it would be looked at in every step, which makes a GPU wait
             mask = there[:, None, None, :].expand(-1, 1, x.shape[1], -1)
         ids = torch.where(there, x, self.pad)
         more = {"use_cache": False} if self.causal else {}
-        h: Tensor = self.network(input_ids=ids, attention_mask=mask, **more).last_hidden_state
+        h: Tensor = self.network(input_ids=ids, attention_mask=mask, **more)[0]
         if self.pooling == "mean":
             return self.pooled(h)
         last = there.sum(1) - 1 if self.pooling == "last" else torch.zeros_like(x[:, 0])
@@ -76,9 +86,8 @@ class Encoder(nn.Module):
         output = output[0] if isinstance(output, tuple | list) else output
         if output.ndim == 2 and len(output) == len(self.there):
             return cast(Tensor, output)
-        share = self.there.to(output.dtype)
-        share = share / share.sum(1, keepdim=True)
-        return (output.expand(len(share), -1, -1).transpose(1, 2) @ share[..., None])[..., 0]  # type: ignore[no-any-return]
+        share = self.there / self.there.sum(1, keepdim=True)  # in float32: bf16 would round each token's
+        return cast(Tensor, (output.expand(len(share), -1, -1).float() * share[..., None]).sum(1))
 
 
 def encoder_in(backbone: nn.Module) -> Encoder:
@@ -101,17 +110,15 @@ def tokens_of(backbone: nn.Module, texts: Texts, size: int) -> Tokens:
     return texts.read[key]
 
 
-def clean(text: str) -> str:
-    """Text that can be written as UTF-8: a lone half of a surrogate pair, which stands for nothing, becomes U+FFFD."""
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def is_decoder(config: Any) -> bool:
-    """Whether each token sees but those before it, as the architecture is published."""
+    """Whether each token sees but those before it, as the architecture is published and configured."""
     from transformers.models.auto import modeling_auto as auto
 
     kinds = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    return config.model_type in kinds[0] and config.model_type not in kinds[1]
+    both_ways = config.model_type in ("bert-generation", "xlnet", *kinds[1])  # XLNet permutes in pretraining alone
+    if getattr(config, "use_bidirectional_attention", False):  # decoders that were made encoders
+        return False
+    return bool(getattr(config, "is_decoder", False)) or (config.model_type in kinds[0] and not both_ways)
 
 
 @dataclass(frozen=True)
@@ -182,11 +189,36 @@ class Described:
 
     def make(self, source: Source | None = None) -> Encoder:
         """The network with random weights, or with those of a source, every one accounted for."""
-        return make(self.config, self.tokenizer, self.tokenization.pooling, source)
+        c, told = self.config, dict[str, Any](missing_keys=(), mismatched_keys=())
+        if getattr(c, "is_encoder_decoder", False) or not hasattr(c, "hidden_size"):
+            raise InputError(f"{c.model_type} is no encoder or decoder alone, of texts alone; choose another network")
+        c._attn_implementation = None  # the library's own: others may be code, to be downloaded
+        with _quiet():
+            from transformers import AutoModel
+
+            if source is None:
+                network = AutoModel.from_config(c, trust_remote_code=False)
+            else:
+                known = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
+                try:
+                    network, told = AutoModel.from_pretrained(source.folder, config=c, dtype=torch.float32, **known)
+                except Exception as e:
+                    first = str(e).strip().split("\n")[0]
+                    raise InputError(f"the weights of {source.said} can't be loaded: {first}") from None
+        lacking = [k for k in (*told["missing_keys"], *told["mismatched_keys"]) if not str(k).startswith("pooler.")]
+        if getattr(network, "pooler", None) is not None:  # what sentences were told apart by in pretraining
+            network.pooler = nn.Identity()
+        odd = [k for k, v in network.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]
+        for what, keys in (("lacks", sorted(map(str, lacking))), ("has NaN or infinity in", odd)):
+            if keys and network.device.type != "meta":
+                raise InputError(f"{source.said if source else c.model_type} {what} {', '.join(keys[:3])}")
+        return Encoder(network.float(), self.tokenizer, self.tokenization.pooling)
 
 
 def read_folder(source: Source, pooling: Pooling | None = None) -> Described:
     """What the files of a source say of their network. InputError if they don't, or code would have to be run."""
+    if (source.folder / "adapter_config.json").is_file():  # the library would add it, from files that are not hashed
+        raise InputError(f"{source.said} holds an adapter beside a network; merge it into the weights, and save those")
     with _quiet():
         from transformers import AutoConfig, AutoTokenizer
 
@@ -204,8 +236,8 @@ def read_folder(source: Source, pooling: Pooling | None = None) -> Described:
         raise InputError(f"{source.said} has no fast tokenizer; save one as tokenizer.json beside its config.json")
     how = tokenization(config, pooling, _json(source.folder / "1_Pooling" / "config.json"))
     stated = _json(source.folder / "sentence_bert_config.json").get("max_seq_length")
-    size = min(n for n in (how.size, fast.model_max_length, stated) if n)
-    return Described(config, fast.backend_tokenizer, replace(how, size=size))
+    sizes = [n for n in (fast.model_max_length, stated) if isinstance(n, int) and n > 1]
+    return Described(config, fast.backend_tokenizer, replace(how, size=min([how.size, *sizes])))
 
 
 def read_header(stated: Mapping[str, str], pooling: Pooling | None = None) -> Described:
@@ -225,41 +257,14 @@ def read_header(stated: Mapping[str, str], pooling: Pooling | None = None) -> De
 def tokenization(config: Any, pooling: Pooling | None, stated: Mapping[str, Any]) -> Tokenization:
     """How many tokens a configuration allows, 512 where it sets no bound, and the pooling: as asked, as `stated` by
     the checkpoint, else the last token of a decoder, the first of an encoder."""
-    most = getattr(config, "max_position_embeddings", None) or 512
-    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):  # positions are counted from behind pad's
+    most = max(getattr(config, "max_position_embeddings", None) or 0, 0) or 512
+    if config.model_type in OFFSET:
         most -= (config.pad_token_id or 0) + 1
-    chosen: Pooling = "last" if is_decoder(config) else "cls"
-    if stated.get("pooling_mode_mean_tokens"):
-        chosen = "mean"
+    said = (STATED[k] for k in STATED if k == stated.get("pooling_mode") or stated.get(k) is True)
+    chosen = cast(Pooling, next(said, "last" if is_decoder(config) else "cls"))
     if pooling is not None and pooling not in get_args(Pooling):
         raise InputError(f"pooling is {pooling!r}; it must be {', '.join(get_args(Pooling))}, or None")
     return Tokenization(most, pooling or chosen)
-
-
-def make(config: Any, tokenizer: Any, pooling: Pooling, source: Source | None = None) -> Encoder:
-    """The network of a configuration with random weights, or with those of a source, every one accounted for."""
-    with _quiet():
-        from transformers import AutoModel
-
-        if config.is_encoder_decoder:
-            raise InputError(f"{config.model_type} encodes and decodes; choose an encoder or a decoder alone")
-        if source is None:
-            network, lacking = AutoModel.from_config(config, trust_remote_code=False), set()
-        else:
-            known: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True, "dtype": torch.float32}
-            try:
-                network, told = AutoModel.from_pretrained(source.folder, output_loading_info=True, **known)
-            except Exception as e:
-                first = str(e).strip().split("\n")[0]
-                raise InputError(f"the weights of {source.said} can't be loaded: {first}") from None
-            lacking = {k for k in told["missing_keys"] if not k.startswith("pooler.")} | set(told["mismatched_keys"])
-    if getattr(network, "pooler", None) is not None:  # what sentences were told apart by in pretraining
-        network.pooler = None
-    odd = [k for k, v in network.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]
-    for what, keys in (("lacks", sorted(map(str, lacking))), ("has NaN or infinity in", odd)):
-        if keys and network.device.type != "meta":
-            raise InputError(f"{source.said if source else config.model_type} {what} {', '.join(keys[:3])}")
-    return Encoder(network.float(), tokenizer, pooling)
 
 
 def header(backbone: nn.Module) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -36,7 +37,8 @@ def adapted(model: nn.Module, names: Sequence[str], rank: int | None, seed: int)
     chosen = [path for path in linear if f"backbone.{path}.weight" in names]
     if not chosen:
         raise InputError(f"lora is {rank}, and no linear layer of the backbone is among what learns; leave lora out")
-    how = LoraConfig(r=rank, lora_alpha=SCALE * rank, target_modules=chosen)
+    exactly = "|".join(map(re.escape, chosen))  # a list would take ends of paths, and so other layers too
+    how = LoraConfig(r=rank, lora_alpha=SCALE * rank, target_modules=exactly)
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.default_generator.manual_seed(seed)
@@ -51,6 +53,7 @@ def adapted(model: nn.Module, names: Sequence[str], rank: int | None, seed: int)
             if isinstance(module, LoraLayer):
                 parent, _, last = path.rpartition(".")
                 setattr(backbone.get_submodule(parent), last, module.base_layer)
+        vars(backbone).pop("peft_config", None)
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:

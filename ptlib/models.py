@@ -16,7 +16,7 @@ from ptlib.checkpoints import list_checkpoints, load_checkpoint, network_of
 from ptlib.core import Checkpoint, Task
 from ptlib.errors import InputError
 from ptlib.kinds import kind_of, make_head
-from ptlib.language import tokens_of
+from ptlib.language import encoder_in, tokens_of
 from ptlib.networks import NUMBERED, numbered, split_head
 from ptlib.preprocessing import Tokenization
 from ptlib.runtime import derived_seed, generator
@@ -107,7 +107,7 @@ class TextModel(Model):
     """A model that reads texts: `backbone` gives features (B, D) of token ids (B, T), -1 behind the end of a text."""
 
     def _set_up(self) -> None:
-        self.backbone.pooling = self.preprocessing.pooling
+        encoder_in(self.backbone).pooling = self.preprocessing.pooling
 
     def read(self, inputs: Any) -> Any:
         """The token ids of a split's texts, kept with them."""
@@ -152,8 +152,8 @@ def build_model(
             head = make_head(head.in_features, task, generator(seed, "head"))
     preprocessing = checkpoint.preprocessing
     if isinstance(preprocessing, Tokenization):
-        if image_size and image_size > preprocessing.size:
-            raise InputError(f"{checkpoint.name} takes texts of {preprocessing.size} tokens at most, not {image_size}")
+        if image_size is not None and not 2 <= image_size <= preprocessing.size:
+            raise InputError(f"{checkpoint.name} takes texts of 2 to {preprocessing.size} tokens, not {image_size}")
         return TextModel(backbone, head, replace(preprocessing, size=image_size or preprocessing.size), checkpoint)
     if task is None:
         return Model(backbone, head, replace(preprocessing, size=image_size or preprocessing.size), checkpoint)

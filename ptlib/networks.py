@@ -74,13 +74,13 @@ def numbered(name: str) -> str | None:
 class _Reached(Exception):
     """Carries a layer's output out of the network: what comes after is not computed."""
 
-    def __init__(self, output: Any):
+    def __init__(self, layer: nn.Module, output: Any):
         super().__init__()
-        self.output = output
+        self.layer, self.output = layer, output
 
 
 def _stop(module: nn.Module, inputs: Any, output: Any) -> None:
-    raise _Reached(output)
+    raise _Reached(module, output)
 
 
 class UpTo(nn.Module):
@@ -92,7 +92,8 @@ class UpTo(nn.Module):
     def __init__(self, network: nn.Module, layer: str, example: Tensor):
         super().__init__()
         known = [path for path, _ in network.named_modules() if path]
-        layer = f"network.{layer}" if layer not in known and f"network.{layer}" in known else layer  # what is wrapped
+        wrapped = (f"{'network.' * depth}{layer}" for depth in range(4))  # a part of a part of what is wrapped itself
+        layer = next((path for path in wrapped if path in known), layer)
         if layer not in known:
             shallow = [path for path in known if path.count(".") <= 1 and not re.search(r"act|drop|norm|bn", path)]
             raise InputError(f"{type(network).__name__} has no layer {layer!r}{did_you_mean(layer, known) or ';'} some "
@@ -117,6 +118,8 @@ def until(network: nn.Module, layer: str, x: Tensor) -> Any:
     try:
         network(x)
     except _Reached as reached:
+        if reached.layer is not network.get_submodule(layer):  # the network is itself a part, of a larger part
+            raise
         return reached.output
     raise InputError(f"{type(network).__name__} does not pass through its layer {layer!r}; name another")
 
@@ -190,7 +193,9 @@ def tapped(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tens
 
 def _pooling_of(network: nn.Module) -> Callable[[Any], Tensor]:
     """How the outputs of a network's layers are pooled: one that reads texts knows which tokens count."""
-    inner = network.network if isinstance(network, UpTo) else network
+    inner = network
+    while isinstance(inner, UpTo):
+        inner = inner.network
     return cast(Callable[[Any], Tensor], getattr(inner, "pooled", pooled))
 
 

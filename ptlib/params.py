@@ -97,6 +97,7 @@ def _plain_targets(value: list[_Target]) -> list[dict[str, Any]]:
 # One name means one thing in every notebook.
 VOCABULARY: dict[str, Any] = {
     "dataset": _Text,
+    "kind": Literal["image_classification", "text_classification", "detection", "segmentation"],
     "data_dir": _optional(_Text),
     "checkpoint": Annotated[_Text, AfterValidator(_checkpoint)],
     "architecture": _optional(_Text),
@@ -156,7 +157,7 @@ VOCABULARY: dict[str, Any] = {
     ],
     "n_corrupted": _optional(_Count),
     "corrupted_dir": _optional(_Text),
-    "second": Annotated[list[_Text], Field(min_length=1), BeforeValidator(_from_json)],
+    "second": _optional(Annotated[list[_Text], Field(min_length=1), BeforeValidator(_from_json)]),
     "unknown": _optional(Annotated[list[_Text], Field(min_length=1), BeforeValidator(_from_json)]),
     "outlier_score": Literal["maximum softmax", "maximum logit", "energy", "Mahalanobis", "k nearest", "ViM", "ReAct"],
     "miscoverage": Annotated[_Number, Field(gt=0, lt=1)],

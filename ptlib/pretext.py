@@ -15,6 +15,7 @@ from ptlib.kinds.rotation import turn
 from ptlib.runtime import generator
 
 VIEWS = ("resized-crop", "flip", "trivial")
+OF_IMAGES = ("simclr", "rotation")
 
 
 def pretext(task: Task, method: str, seed: int = 0) -> Task:
@@ -24,11 +25,15 @@ def pretext(task: Task, method: str, seed: int = 0) -> Task:
     - `simclr`: which two of many views are of one image (`ptlib.kinds.contrastive`), on 2,000 images of val at most.
     - `rotation`: by how much an image was turned (`ptlib.kinds.rotation`).
     - `shuffled`: the task with labels of train and val exchanged at random: what training alone does, the control.
+
+    InputError for a method that is none, and for one of images where the task holds texts.
     """
     if method not in METHODS:
         raise InputError(
             f"unknown method {method!r}{did_you_mean(method, METHODS) or ';'} there are {', '.join(METHODS)}"
         )
+    if task.reads == "texts" and method in OF_IMAGES:
+        raise InputError(f"{method} is learned from images, and {task.name} holds texts; take supervised or shuffled")
     return METHODS[method](task, seed)
 
 

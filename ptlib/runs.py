@@ -22,6 +22,7 @@ from ptlib.errors import InputError
 from ptlib.files import sha256, write_whole
 from ptlib.kinds import kind_of
 from ptlib.models import Model, TextModel, build_model, load_checkpoint
+from ptlib.networks import UpTo
 from ptlib.reading import read_predictions
 from ptlib.results import Examples, Predictions, Report
 from ptlib.runtime import environment
@@ -219,8 +220,8 @@ def save_model(model: Model, task: Task, path: Path) -> Path:
     header = {"preprocessing": json.dumps(asdict(model.preprocessing)), "class_names": json.dumps(task.class_names),
               "trained_on": f"{model.checkpoint.trained_on or 'random weights'}, then {task.name}"}  # fmt: skip
     if isinstance(model, TextModel):
-        layer = f"@{model.checkpoint.layer}" if model.checkpoint.layer else ""
-        header |= {"architecture": f"text{layer}", **language.header(model.backbone)}
+        parts = [f"@{module.layer}" for module in model.backbone.modules() if isinstance(module, UpTo)]
+        header |= {"architecture": f"text{''.join(reversed(parts))}", **language.header(model.backbone)}
     elif model.checkpoint.factory is None or "/" in model.checkpoint.architecture:  # not a user's own function
         bare = model.checkpoint.architecture.removeprefix(f"{task.kind}/")
         header["architecture"] = f"{task.kind}/{bare}" if kind_of(task).DENSE else bare

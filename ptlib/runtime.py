@@ -129,7 +129,8 @@ class Clock:
 
 def environment(device: torch.device | None = None) -> dict[str, Any]:
     """What a result may depend on besides parameters and data: versions, device, threads, switches."""
-    packages = ("ptlib", "torch", "torchvision", "timm", "numpy", "scikit-learn", "scikit-image", "pillow")
+    packages = ("ptlib", "torch", "torchvision", "timm", "transformers", "tokenizers", "peft", "numpy", "scikit-learn",
+                "scikit-image", "pillow")  # fmt: skip
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),

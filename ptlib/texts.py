@@ -14,6 +14,11 @@ from torch import Tensor
 PAD = -1  # in a batch, behind the end of a text; what a network takes for padding is its own affair
 
 
+def bare(text: str) -> str:
+    """A text without what copies of it differ in: white space and capitals."""
+    return " ".join(text.split()).casefold()
+
+
 class Texts(Sequence[str]):
     """N strings; `texts[3]` is one of them, `texts[rows]` those of an array of rows. They never change."""
 
@@ -29,7 +34,8 @@ class Texts(Sequence[str]):
             return Texts(self._texts[rows])
         if isinstance(rows, int | np.integer):
             return self._texts[rows]
-        return Texts(self._texts[int(i)] for i in rows)
+        rows = np.asarray(rows)
+        return Texts(self._texts[int(i)] for i in (np.flatnonzero(rows) if rows.dtype == bool else rows))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Texts) and self._texts == other._texts
@@ -44,6 +50,10 @@ class Texts(Sequence[str]):
     def encoded(self) -> bytes:
         """The same bytes for the same texts, and for no others."""
         return json.dumps(self._texts).encode()
+
+    def bare(self) -> list[str]:
+        """Each without what its copies differ in."""
+        return [bare(text) for text in self._texts]
 
     @property
     def lengths(self) -> np.ndarray:
@@ -86,3 +96,8 @@ class Tokens:
         place = torch.arange(int(lengths.max()))
         there = place < lengths[:, None]
         return torch.where(there, self.values[(starts[:, None] + place).clamp_max(len(self.values) - 1)], PAD)
+
+
+def clean(text: str) -> str:
+    """Text that can be written as UTF-8: a lone half of a surrogate pair, which stands for nothing, becomes U+FFFD."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

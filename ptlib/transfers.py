@@ -159,9 +159,10 @@ def few(task: Task, labels: int, seed: int = 0, shown: int = 0, classes: int | N
         raise InputError(f"labels is {labels}; class {rarest!r} of {task.name} has {counts.min()}, take 1 to that many")
     members = (np.flatnonzero(y == c) for c in range(task.n_classes))
     rows = np.concatenate([np.random.default_rng([seed, c]).permutation(m)[:labels] for c, m in enumerate(members)])
-    drawn, times = task.train.take(rows), max(1, math.ceil(shown / len(rows)))
-    ids = [f"{name}, {i + 1}" if i else name for i in range(times) for name in drawn.ids]
-    train = Split("train", drawn.inputs.repeat(times, 1, 1, 1), drawn.targets.repeat(times), ids)
+    times = max(1, math.ceil(shown / len(rows)))
+    drawn = task.train.take(np.tile(rows, times))
+    ids = [f"{name}, {i // len(rows) + 1}" if i >= len(rows) else name for i, name in enumerate(drawn.ids)]
+    train = Split("train", drawn.inputs, drawn.targets, ids)
     return replace(task, train=train, val=task.val.first_of_each(task.n_classes))
 
 
@@ -210,7 +211,8 @@ def adapt(
       its statistics. `lr` 0.002 by default.
     - `scratch`: everything at once from a random head, one rate, BatchNorm learning. `lr` 0.005 by default.
 
-    Training shows `epochs` times at least `shown` images, and keeps the last weights: nothing is chosen on val.
+    Networks of text are trained at a tenth of these rates, with gradients clipped at norm 1, as by `recipe`.
+    Training shows `epochs` times at least `shown` examples, and keeps the last weights: nothing is chosen on val.
     `frozen` holds the start's features of the target's train split, if they are known.
     """
     if way not in WAYS or way == "neighbours":
@@ -227,10 +229,14 @@ def adapt(
         fit_head(model.head, {"train": x, "val": x}, {"train": y, "val": y}, (PENALTY,))
     if way == "probe":
         return model.eval()
+    text = target.reads == "texts"
+    slower = 0.1 if text else 1.0
+    common: dict[str, Any] = {"epochs": epochs, "batch_size": 32, "clip_norm": 1.0 if text else None}
     if way == "scratch":
-        stage = Stage("all", epochs=epochs, lr=lr or 5e-3, batch_size=32, schedule="one-cycle", batchnorm="train")
+        stage = Stage("all", lr=lr or slower * 5e-3, schedule="one-cycle", batchnorm="train", **common)
     else:
-        stage = Stage("all", tuple(trainable), epochs=epochs, lr=lr or 2e-3, batch_size=32, layer_decay=0.8)
+        decay = 0.95 if text else 0.8
+        stage = Stage("all", tuple(trainable), lr=lr or slower * 2e-3, layer_decay=decay, **common)
     finetune(model, few(target, labels, seed, shown), [stage], seed=seed, device=device, precision=precision,
              keep="last", log=lambda line: None)  # fmt: skip
     return model

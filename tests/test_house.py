@@ -33,7 +33,7 @@ FLOORS = [
      "stats", "metrics", "measures", "resampling", "transferability", "outliers"],
     ["wheels", "corruptions", "data", "networks", "dense", "kinds", "pretext", "weights", "language", "architectures",
      "checkpoints", "models"],
-    ["prediction", "head", "lora", "step", "train", "rates", "runs", "similarity", "pretraining", "transfers",
+    ["prediction", "head", "lora", "step", "train", "rates", "runs", "similarity", "pretraining", "transfers", "words",
      "attribution"],
     ["report", "comparison", "decisions", "diagnosis", "selection", "shift", "plots"],
 ]  # fmt: skip

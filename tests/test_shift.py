@@ -269,10 +269,10 @@ def test_corruption_errors_by_hand(tiny: Checkpoint, task: Task) -> None:
     assert table.loc["fog", "mean"] == pytest.approx(1 - wrong["a", "fog"])
     pooled = found["a"].pooled()
     assert len(pooled) == 4 * len(task.test)
-    assert evaluate(pooled, metrics=["accuracy"], groups="image", resamples=200)["accuracy"].value == pytest.approx(
+    assert evaluate(pooled, metrics=["accuracy"], groups="example", resamples=200)["accuracy"].value == pytest.approx(
         found["a"].accuracy().value
     )
-    with pytest.raises(InputError, match="no corrupted images"):
+    with pytest.raises(InputError, match="no corrupted examples"):
         shift.predict_corrupted({"a": a}, task, clean, [])
     shuffled = task.test.take(np.arange(len(task.test))[::-1])
     mixed = [("fog", 1, task.test), ("fog", 2, shuffled)]

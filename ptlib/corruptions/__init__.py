@@ -1,20 +1,26 @@
-"""The common corruptions of ImageNet-C and CIFAR-10-C (Hendrycks and Dietterich 2019), as batched tensor code."""
+"""Common corruptions: of images those of ImageNet-C and CIFAR-10-C (Hendrycks and Dietterich 2019), as batched tensor
+code; of texts slips at the keyboard, lost capitals, marks and words (see `ptlib.corruptions.words`)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ptlib.core import Split
-from ptlib.corruptions import pixels, weather
+from ptlib.corruptions import pixels, weather, words
 from ptlib.corruptions.pixels import Corruption
 from ptlib.corruptions.strengths import SIDES, STRENGTHS, strength
 from ptlib.errors import InputError, did_you_mean
 from ptlib.runtime import choose_device, generator
+from ptlib.texts import Texts
 
-__all__ = ["COMMON", "EXTRA", "FAMILIES", "SIDES", "STRENGTHS", "VIEWS", "corrupt", "corrupted", "strength"]
+__all__ = [
+    "COMMON", "EXTRA", "FAMILIES", "SIDES", "STRENGTHS", "TEXT_COMMON", "TEXT_VIEWS", "VIEWS", "corrupt", "corrupted",
+    "strength",
+]  # fmt: skip
 
 FAMILIES = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -30,25 +36,34 @@ _FUNCTIONS: dict[str, Corruption] = {
     name: getattr(weather if name in ("fog", "frost", "snow", "spatter") else pixels, name)
     for name in (*COMMON, *EXTRA, *VIEWS)
 }
+TEXT_COMMON, TEXT_VIEWS = tuple(words.STRENGTHS), words.VIEWS
+Inputs = TypeVar("Inputs", Tensor, Texts)
 
 
-def corrupt(images: Tensor, name: str, severity: int = 3, seed: int = 0, device: str = "auto") -> Tensor:
-    """Images, uint8 (N, H, W, 3), under one corruption at severity 1 to 5, or seen as one of VIEWS, which have no
-    severity; made on `device`, given back on the CPU.
+def corrupt(inputs: Inputs, name: str, severity: int = 3, seed: int = 0, device: str = "auto") -> Inputs:
+    """Images, uint8 (N, H, W, 3), or texts under one corruption at severity 1 to 5, or seen as one of VIEWS, of texts
+    TEXT_VIEWS, which have no severity. Images are made on `device`, given back on the CPU.
 
     Parameters are the published ones for images of the nearest side among 32, 64 and 224. Draws depend on the seed, the
-    corruption, an image's place and how many there are, not on the severity: what differs is the strength alone.
-    Equal arguments give equal bits on one machine.
+    corruption, an example's place and, of images, how many there are, not on the severity: what differs is the strength
+    alone. Equal arguments give equal bits on one machine.
 
-    InputError for a name that is none, another severity, and data that are no images.
+    InputError for a name that is none, another severity, and data that are neither.
     """
-    if name not in _FUNCTIONS:
+    known = words.FUNCTIONS if isinstance(inputs, Texts) else _FUNCTIONS
+    if name not in known:
+        what = " of texts" if isinstance(inputs, Texts) else ""
         raise InputError(
-            f"unknown corruption {name!r}{did_you_mean(name, list(_FUNCTIONS)) or ';'} there are "
-            f"{', '.join(_FUNCTIONS)}"
+            f"unknown corruption {name!r}{what}{did_you_mean(name, list(known)) or ';'} there are {', '.join(known)}"
         )
     if isinstance(severity, bool) or not isinstance(severity, int) or not 1 <= severity <= 5:
         raise InputError(f"severity is {severity!r}; it must be 1, 2, 3, 4 or 5")
+    if isinstance(inputs, Texts):
+        return words.corrupt_texts(inputs, name, severity, seed)
+    return _corrupt_images(inputs, name, severity, seed, device)
+
+
+def _corrupt_images(images: Tensor, name: str, severity: int, seed: int, device: str) -> Tensor:
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise InputError(
             f"corruptions are of images, uint8 (N, H, W, 3); got {images.dtype} of shape {tuple(images.shape)}"
@@ -66,5 +81,5 @@ def corrupt(images: Tensor, name: str, severity: int = 3, seed: int = 0, device:
 
 
 def corrupted(split: Split, name: str, severity: int = 3, seed: int = 0, device: str = "auto") -> Split:
-    """The split with its images under one corruption (see `corrupt`), its targets and ids as they are."""
+    """The split with its images or texts under one corruption (see `corrupt`), its targets and ids as they are."""
     return replace(split, inputs=corrupt(split.inputs, name, severity, seed, device))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -11,14 +11,18 @@ import numpy as np
 import torch
 
 from ptlib.core import Split, Task
-from ptlib.corruptions import COMMON, STRENGTHS, VIEWS, corrupted
+from ptlib.corruptions import COMMON, STRENGTHS, TEXT_COMMON, TEXT_VIEWS, VIEWS, corrupted
 from ptlib.data import EMBEDDED, load_task
 from ptlib.data.draw import some
 from ptlib.data.duplicates import digests
 from ptlib.data.folder import list_images, read_classes
 from ptlib.data.images import decode_all, files_key, storage_side
 from ptlib.data.published import TORCHVISION
+from ptlib.data.tables import python_help
 from ptlib.errors import InputError, did_you_mean
+from ptlib.texts import Texts
+
+PYTHON = "python-help"
 
 
 def load_second(
@@ -29,15 +33,17 @@ def load_second(
     `name` is a folder of classes (ImageNet-R, -Sketch, -A; ImageNet-V2, whose folders are numbers; of its test part
     where it has splits), a folder with one `*data.npy` and one `*labels.npy` (CIFAR-10.1), a data set that `load_task`
     knows, whose test split is taken, or `grey`, `rotated`, `rescaled`: the task's own test images seen otherwise.
+    Of texts: what `load_task` takes for texts, of a file all rows, or the task's own test texts `without_punctuation`,
+    in `upper_case`, in `lower_case`, or their `opening`, the first 16 words.
     `n` draws a part of them, stratified, by `seed`. InputError if it has a class that the task has not. Arrays hold
     numbers, not names: they are taken to count the classes in the task's order.
     """
-    if name in VIEWS:
+    if name in usual_second(task):
         return corrupted(_part(task.test, n, seed), name, device=device)
-    folder = _folder(name, data_dir)
+    folder = None if task.reads == "texts" else _folder(name, data_dir)
     if folder is None:
-        other = load_task(name, data_dir)  # with the split of every task, so that test stays test
-        return _labelled(_part(other.test, n, seed), other.class_names, task, name)
+        found, names = _loaded(name, task, data_dir)
+        return _labelled(_part(found, n, seed), names, task, name)
     arrays = sorted(folder.glob("*data.npy"))
     if arrays:
         labels = folder / arrays[0].name.replace("data.npy", "labels.npy")
@@ -53,32 +59,67 @@ def load_second(
 def load_unknown(
     name: str, task: Task, data_dir: str | Path | None = None, n: int | None = None, seed: int = 0
 ) -> Split:
-    """Images of none of a task's classes: the test split of a data set, or every image in a folder.
+    """Images of none of a task's classes: the test split of a data set, or every image in a folder. Texts: the test
+    split of a data set, every row of a file, or `python-help`, paragraphs of Python's own reference.
 
     Its targets are 0 and say nothing. `n` draws a part, by `seed`. InputError if some are, to the byte, the task's own
-    test images, those of one colour excepted; whether they show its classes is for you to say.
+    test images, those of one colour excepted, or its test texts; whether they show its classes is for you to say.
     """
-    folder = _folder(name, data_dir)
+    texts = task.reads == "texts"
+    folder = None if texts else _folder(name, data_dir)
     found = _any_images(folder, name, n, seed) if folder else None
     if found is None:
-        other = load_task(name, data_dir).test
+        other = _unlabelled(name, python_help()) if texts and name == PYTHON else _loaded(name, task, data_dir)[0]
         part = other.take(np.sort(np.random.default_rng(seed).permutation(len(other))[:n]))
         found = Split(name, part.inputs, torch.zeros(len(part), dtype=torch.int64), part.ids)
-    own, pixels = set(digests(task.test)), found.inputs.flatten(1)
-    varied = (pixels.amax(1) > pixels.amin(1)).tolist()  # patches of black sky are alike, and no leak
+    own, varied = set(digests(task.test)), [True] * len(found)
+    if not texts:
+        pixels = found.inputs.flatten(1)
+        varied = (pixels.amax(1) > pixels.amin(1)).tolist()  # patches of black sky are alike, and no leak
     known = sum(digest in own for digest, any_picture in zip(digests(found), varied, strict=True) if any_picture)
     if known:
-        raise InputError(f"{known} of {len(found)} images of {name} are test images of {task.name}; name another set")
+        what = task.reads
+        raise InputError(f"{known} of {len(found)} {what} of {name} are test {what} of {task.name}; name another set")
     return found
+
+
+def usual_corruptions(task: Task) -> tuple[str, ...]:
+    """The common corruptions of what a task reads."""
+    return TEXT_COMMON if task.reads == "texts" else COMMON
+
+
+def usual_second(task: Task) -> tuple[str, ...]:
+    """A task's own test examples seen otherwise: what to try if no other test set is named."""
+    return TEXT_VIEWS if task.reads == "texts" else VIEWS
 
 
 def usual_unknown(task: Task) -> list[str]:
     """Embedded sets that hold none of a task's classes, the nearer first: what to try if nothing else is named."""
+    if task.reads == "texts":
+        part = re.fullmatch(r"bbc-news\[0:([23])\]", task.name)  # of five classes, of which two are left at least
+        return [f"bbc-news[{part[1]}:]", PYTHON] if part else [PYTHON]
     half = re.fullmatch(r"(photos(?:-grey)?)\[0:(\d+)\]", task.name)
     if half and int(half[2]) <= 16:  # the other photographs
         return [f"{half[1]}[{half[2]}:]", "digits"]
     unlike = [name for name in ("photos", "digits") if not task.name.startswith(name)]
     return [name for name in unlike if name != "digits" or not all(c.isdigit() for c in task.class_names)]
+
+
+def _loaded(name: str, task: Task, data_dir: str | Path | None) -> tuple[Split, tuple[str, ...]]:
+    """The test split of a data set that `load_task` knows, of a file of rows all of them; and the names of its classes.
+
+    It has the split of every task, so that test stays test.
+    """
+    texts, places = task.reads == "texts", [Path(data_dir or "").expanduser() / name, Path(name).expanduser()]
+    other = load_task(name, data_dir, kind="text_classification" if texts else "image_classification")
+    if not texts or not any(place.is_file() for place in places):
+        return other.test, other.class_names
+    rows, ids = (Texts(t for s in other.splits for t in s.inputs), [i for s in other.splits for i in s.ids])
+    return Split(name, rows, torch.cat([s.targets for s in other.splits]), ids), other.class_names
+
+
+def _unlabelled(name: str, texts: Mapping[str, str]) -> Split:
+    return Split(name, Texts(texts.values()), torch.zeros(len(texts), dtype=torch.int64), list(texts))
 
 
 def _any_images(folder: Path, name: str, n: int | None, seed: int) -> Split:
@@ -95,26 +136,29 @@ def _any_images(folder: Path, name: str, n: int | None, seed: int) -> Split:
 
 
 def corrupted_examples(
-    task: Task, names: Sequence[str] = COMMON, severities: Sequence[int] = (1, 2, 3, 4, 5), n: int | None = None,
+    task: Task, names: Sequence[str] | None = None, severities: Sequence[int] = (1, 2, 3, 4, 5), n: int | None = None,
     seed: int = 0, *, folder: str | Path | None = None, device: str = "auto",
 ) -> tuple[Split, Iterator[tuple[str, int, Split]]]:  # fmt: skip
-    """Clean images, and the corrupted ones by corruption and severity: made of `n` of the task's test images, drawn by
-    `seed`, or read from a `folder` as `read_corrupted` takes it; the clean ones are then the whole test split."""
+    """Clean examples, and the corrupted ones by corruption and severity: made of `n` of the task's test examples, drawn
+    by `seed`, or read from a `folder` as `read_corrupted` takes it; the clean ones are then the whole test split.
+    `names` None stands for the common corruptions."""
+    names = usual_corruptions(task) if names is None else names
     if folder is not None:
         found = read_corrupted(folder, task, names, severities, n, seed)
         first = next(found)  # what is wrong with the folder is said now
         return task.test, chain([first], found)
-    _check(names, severities)
+    _check(names, severities, task)
     clean = _part(task.test, n, seed)
     return clean, make_corrupted(clean, names, severities, seed, device)
 
 
 def make_corrupted(
-    split: Split, names: Sequence[str] = COMMON, severities: Sequence[int] = (1, 2, 3, 4, 5), seed: int = 0,
+    split: Split, names: Sequence[str] | None = None, severities: Sequence[int] = (1, 2, 3, 4, 5), seed: int = 0,
     device: str = "auto",
 ) -> Iterator[tuple[str, int, Split]]:  # fmt: skip
-    """The split under each corruption at each severity, one at a time."""
-    for name in names:
+    """The split under each corruption at each severity, one at a time; None stands for the common ones."""
+    common = TEXT_COMMON if isinstance(split.inputs, Texts) else COMMON
+    for name in common if names is None else names:
         for severity in severities:
             yield name, severity, corrupted(split, name, severity, seed, device)
 
@@ -128,9 +172,11 @@ def read_corrupted(
     Either arrays as CIFAR-10-C has them, `labels.npy` and `<corruption>.npy` with one severity after the other, or
     folders as ImageNet-C has them, `<corruption>/<severity>/<class>/`, with or without families above. The same `n`
     images are drawn everywhere. Those of `names` that are not there are left out; InputError if none is. Arrays hold
-    numbers, not names: they are taken to count the classes in the task's order.
+    numbers, not names: they are taken to count the classes in the task's order. InputError for a task of texts.
     """
-    _check(names, severities)
+    if task.reads == "texts":
+        raise InputError(f"published corrupted sets, such as {str(folder)!r}, are of images; leave it out for texts")
+    _check(names, severities, task)
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise InputError(f"there is no folder {str(folder)!r} of corrupted images, seen from {Path.cwd()}")
@@ -146,13 +192,14 @@ def read_corrupted(
             yield name, severity, _labelled(split, classes, task, f"{name} {severity}")
 
 
-def _check(names: Sequence[str], severities: Sequence[int]) -> None:
-    unknown = [name for name in names if name not in STRENGTHS]
-    what = f"unknown corruption {unknown[0]!r}{did_you_mean(unknown[0], list(STRENGTHS)) or ';'}" if unknown else ""
+def _check(names: Sequence[str], severities: Sequence[int], task: Task) -> None:
+    known = list(TEXT_COMMON if task.reads == "texts" else STRENGTHS)
+    unknown = [name for name in names if name not in known]
+    what = f"unknown corruption {unknown[0]!r}{did_you_mean(unknown[0], known) or ';'}" if unknown else ""
     if not set(severities) <= {1, 2, 3, 4, 5} or not severities:
         what = f"severities are {list(severities)};"
     if what or not names:
-        raise InputError(f"{what or 'no corruption is named;'} there are {', '.join(STRENGTHS)}, at severities 1 to 5")
+        raise InputError(f"{what or 'no corruption is named;'} there are {', '.join(known)}, at severities 1 to 5")
 
 
 def _arrays_by_severity(

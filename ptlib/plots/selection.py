@@ -40,7 +40,9 @@ def probe_against_cost(ranking: Ranking, cost: str = "flops", ax: Axes | None = 
         color, marker = _mark(i)
         up = np.maximum([[y[i] - low[i]], [high[i] - y[i]]], 0)
         ax.errorbar(x[i], y[i], yerr=up, fmt=marker, capsize=3, color=color, mfc=color if front[i] else "white")
-    labels = {"flops": "FLOPs of one image", "examples_per_s": "images/s", "memory_mb": "MB to train on 32 images"}
+    many = ranking.reads
+    labels = {"flops": f"FLOPs of one {many[:-1]}", "examples_per_s": f"{many}/s"}
+    labels["memory_mb"] = f"MB to train on 32 {many}"
     ax.set(xlabel=labels.get(cost, cost.replace("_", " ")), ylabel="accuracy of the probe on val", xscale="log")
     if key:
         _key(ax, names)

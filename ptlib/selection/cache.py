@@ -15,12 +15,13 @@ import torch
 
 from ptlib.core import Checkpoint, Task
 from ptlib.files import write_whole
-from ptlib.models import Model
+from ptlib.language import header
+from ptlib.models import Model, TextModel
 
 
 def reproducible(c: Checkpoint) -> bool:
     """Whether the weights say what is computed: of a network made by the user's own function they don't."""
-    return c.factory is None or c.source.startswith(("hub ", "https://"))
+    return c.factory is None or c.source.startswith(("hub ", "https://", "wheel ", "folder "))
 
 
 def key_of(model: Model, task: Task, layers: Sequence[str], precision: str, where: torch.device) -> str:
@@ -34,10 +35,13 @@ def key_of(model: Model, task: Task, layers: Sequence[str], precision: str, wher
     machine = torch.backends.cpu.get_cpu_capability() if on_cpu else str(where.type)
     if where.type == "cuda":
         machine = torch.cuda.get_device_name(where)
-    versions = [importlib.metadata.version(p) for p in ("torch", "torchvision", "timm")]
+    packages, config = ("torch", "torchvision", "timm"), []
+    if isinstance(model, TextModel):  # how many heads attend, and the like, is in no tensor and no module's name
+        packages, config = ("torch", "transformers", "tokenizers"), [header(model.backbone)["config"]]
+    versions = [importlib.metadata.version(p) for p in packages]
     threads = torch.get_num_threads() if on_cpu else 0
     facts = [2, repr(model.backbone), task.fingerprint, asdict(model.preprocessing), sorted(layers), precision,
-             where.type, machine, threads, versions]  # fmt: skip
+             where.type, machine, threads, versions, *config]  # fmt: skip
     digest.update(json.dumps(facts).encode())
     return digest.hexdigest()[:40]
 

@@ -1,4 +1,4 @@
-"""Candidates: checkpoints as a ranking sees them, by the features they give a task's images. One pass for each."""
+"""Candidates: checkpoints as a ranking sees them, by the features they give a task's examples. One pass for each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptlib.arrays import as_array
 from ptlib.checkpoints import load_checkpoint, whole_of
@@ -20,6 +20,7 @@ from ptlib.errors import InputError
 from ptlib.models import Model, build_model
 from ptlib.networks import tapped
 from ptlib.prediction import cost, forward
+from ptlib.preprocessing import Tokenization
 from ptlib.runtime import choose_device, choose_precision, place
 from ptlib.selection.cache import key_of, read, reproducible, write
 
@@ -31,7 +32,8 @@ class Candidate:
     Any encoder, of images or text, makes one, from arrays of any framework: `Candidate("name", train, val)`; they are
     kept in float32. `source` (N, Z) are the probabilities that train examples are of the encoder's own classes, None if
     it has none. `facts` holds what is known of it and what it cost: parameters, flops, examples_per_s, memory_mb,
-    accuracy (published, on ImageNet), image_size, seconds. `seen` says that it was trained on the task's own data.
+    accuracy (published, on ImageNet), image_size or max_length, seconds. `seen` says that it was trained on the task's
+    own data.
     """
 
     name: str
@@ -89,11 +91,12 @@ def encode(
 ) -> Iterator[Candidate]:  # fmt: skip
     """Each checkpoint's features of the task, in the order given; layers of one network come from a single pass.
 
-    `image_size` is capped at the checkpoint's own; a network that takes only its own size gets that. Features are kept
-    in the cache folder (`cache=False` does without) under a key of the weights, the data, the preprocessing, and what
-    their bits depend on; a file that is not whole is made anew. `seen` names candidates that were trained on the
-    task's data where the checkpoint itself does not say so. `architecture` is for weight files that don't say what
-    they are for. InputError for a candidate named twice, and for a checkpoint on a task of labels alone.
+    `image_size`, of texts the number of tokens that are read, is capped at the checkpoint's own; a network that takes
+    only its own size gets that. Features are kept in the cache folder (`cache=False` does without) under a key of the
+    weights, the data, the preprocessing, and what their bits depend on; a file that is not whole is made anew. `seen`
+    names candidates that were trained on the task's data where the checkpoint itself does not say so. `architecture`
+    is for weight files that don't say what they are for. InputError for a candidate named twice, and, before anything
+    is computed, for a checkpoint that reads images where the task holds texts or labels alone, or the reverse.
     """
     found = [c if isinstance(c, Candidate | Checkpoint) else _load(c, architecture) for c in checkpoints]
     names = _short_names(found)
@@ -104,13 +107,12 @@ def encode(
     unknown = [name for name in seen if not any(name in known for known in aliases)]
     if unknown:
         raise InputError(f"seen names {unknown[0]!r}, which is no candidate; they are {', '.join(names)}")
+    for c, name in zip(found, names, strict=True):
+        _check(c, name, task)
     made: dict[int, Candidate] = {}
     for i, c in enumerate(found):
         if isinstance(c, Candidate):
-            _check(c, task)
             made[i] = c
-        elif task.train.inputs.shape[1] == 1:
-            raise InputError(f"{names[i]} takes images, and this task holds labels alone; give it features of them")
         elif i not in made:
             family = {j: o for j, o in enumerate(found) if isinstance(o, Checkpoint) and _same_weights(c, o)}
             encoded = _encode_family(list(family.values()), task, image_size, seed, device, precision, cache)
@@ -118,7 +120,7 @@ def encode(
             for j in family:
                 f, of = made[j].facts, family[j].trained_on
                 told = f"{names[j]} (trained on {of})" if of else names[j]
-                log(f"{told}: {made[j].train.shape[1]} features, {f['examples_per_s']:,.0f} images/s, "
+                log(f"{told}: {made[j].train.shape[1]} features, {f['examples_per_s']:,.0f} {task.reads}/s, "
                     f"{f['seconds']:.1f} s{', from the cache' * f['cached']}")  # fmt: skip
         marked = made[i].seen or any(name in seen for name in aliases[i])
         if marked:
@@ -155,10 +157,18 @@ def _aliases(c: Checkpoint | Candidate, shown: str) -> set[str]:
 
 def _same_weights(a: Checkpoint, b: Checkpoint) -> bool:
     a, b = whole_of(a), whole_of(b)
-    return (a.name, a.sha256, a.architecture) == (b.name, b.sha256, b.architecture)
+    return (a.name, a.sha256, a.architecture, a.preprocessing) == (b.name, b.sha256, b.architecture, b.preprocessing)
 
 
-def _check(c: Candidate, task: Task) -> None:
+def _check(c: Checkpoint | Candidate, name: str, task: Task) -> None:
+    """InputError for a candidate that the task can't be shown to, or features of other examples."""
+    if isinstance(c, Checkpoint):
+        reads = "texts" if isinstance(c.preprocessing, Tokenization) else "images"
+        if task.reads == "images" and task.train.inputs.shape[1] == 1:
+            raise InputError(f"{name} takes {reads}, and this task holds labels alone; give it features of them")
+        if reads != task.reads:
+            raise InputError(f"{name} reads {reads}, and {task.name} holds {task.reads}; leave it out")
+        return
     for split, x in ((task.train, c.train), (task.val, c.val)):
         if len(x) != len(split) or x.shape[1] != c.train.shape[1]:
             raise InputError(f"candidate {c.name!r}: features of {split.name} are of shape {x.shape}; "
@@ -175,7 +185,7 @@ def _encode_family(
     start = time.perf_counter()
     whole, layers = whole_of(family[0]), [c.layer for c in family if c.layer]
     model = _build(whole, task, image_size, seed, own_head=True)
-    side, where = model.preprocessing.size, choose_device(device)
+    size, where = model.preprocessing.size, choose_device(device)
     place(model, where)
     chosen = choose_precision(precision, where, model)
     key = key_of(model, task, [c.layer or "" for c in family], chosen, where)
@@ -187,16 +197,17 @@ def _encode_family(
             arrays |= {f"{split.name} {k}": v for k, v in _pass(model, split, layers, where, chosen).items()}
         passed = time.perf_counter() - start
         for c in family:
-            facts[c.layer or ""] = cost(build_model(c, task, side, seed), task.train, device, precision, images=64)
+            facts[c.layer or ""] = cost(build_model(c, task, size, seed), task.train, device, precision, images=64)
         facts["seconds"] = {"features": passed, "cost": time.perf_counter() - start - passed}
         if file:
             write(file, arrays, facts)
     elapsed = time.perf_counter() - start
     source = arrays.get("train own classes") if whole.pretrained else None
+    known = {"image_size" if task.reads == "images" else "max_length": size, "cached": held is not None}
     return [
         Candidate(
             c.name, arrays[f"train {c.layer or ''}"], arrays[f"val {c.layer or ''}"], None if c.layer else source,
-            {**facts[c.layer or ""], "accuracy": c.accuracy, "image_size": side, "cached": held is not None,
+            {**facts[c.layer or ""], **known, "accuracy": c.accuracy,
              "seconds": elapsed / len(family), "seconds_uncached": sum(facts["seconds"].values()) / len(family)},
             c.has_seen(task), c,
         )
@@ -214,14 +225,15 @@ def _build(c: Checkpoint, task: Task, image_size: int | None, seed: int, own_hea
 
 
 def _pass(model: Model, split: Split, layers: Sequence[str], where: torch.device, precision: str) -> dict[str, Any]:
-    """Features of the whole and of each layer, and source probabilities, in one pass over the images."""
+    """Features of the whole and of each layer, and source probabilities, in one pass over the examples."""
+    at = {layer: _place(model.backbone, layer) for layer in layers}
     widths: dict[str, int] = {}
-    with tapped(model.backbone, layers) as taps:
+    with tapped(model.backbone, list(at.values())) as taps:
 
         def part(x: Tensor) -> Tensor:
             taps.clear()
             features = model.backbone(x)
-            outputs = {"": features, **{layer: taps[layer] for layer in layers}, "own classes": model.head(features)}
+            outputs = {"": features, **{layer: taps[p] for layer, p in at.items()}, "own classes": model.head(features)}
             widths.update({name: value.shape[1] for name, value in outputs.items()})
             return torch.cat([value.float() for value in outputs.values()], dim=1)
 
@@ -231,3 +243,8 @@ def _pass(model: Model, split: Split, layers: Sequence[str], where: torch.device
     if split.name == "train" and own.shape[1] > 1:
         parts["own classes"] = own.softmax(1)
     return {name: value.cpu().numpy() for name, value in parts.items()}
+
+
+def _place(network: nn.Module, layer: str) -> str:
+    """Where a layer is: in what wraps a network of text it has another path than in the network."""
+    return layer if layer in dict(network.named_modules()) else f"network.{layer}"

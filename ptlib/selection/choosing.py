@@ -104,8 +104,8 @@ def successive_halving(
 def _predicted(ranking: Ranking, name: str, epochs: int) -> float:
     """Seconds that fine-tuning will take, by the speed of prediction."""
     row = ranking.rows[name]
-    images = (1 + epochs * TRAINING) * ranking.n_train + (1 + epochs) * ranking.n_val
-    return float(images / row["examples_per_s"] + row["seconds_probe"] + 0.5)
+    passes = (1 + epochs * TRAINING) * ranking.n_train + (1 + epochs) * ranking.n_val
+    return float(passes / row["examples_per_s"] + row["seconds_probe"] + 0.5)
 
 
 def fine_tune(
@@ -115,8 +115,9 @@ def fine_tune(
     """The candidate fine-tuned on the task by a recipe; random weights by `scratch`."""
     if c.checkpoint is None:
         raise InputError(f"candidate {c.name!r} is features alone; only a checkpoint can be fine-tuned")
-    model = build_model(c.checkpoint, task, c.facts.get("image_size"), seed)
-    stages = recipe(how if c.checkpoint.pretrained else "scratch", epochs)
+    size = c.facts.get("max_length" if task.reads == "texts" else "image_size")
+    model = build_model(c.checkpoint, task, size, seed)
+    stages = recipe(how if c.checkpoint.pretrained else "scratch", epochs, kind=task.kind)
     finetune(model, task, stages, seed=seed, device=device, precision=precision, log=lambda line: None)
     return model
 
@@ -127,8 +128,8 @@ def fine_tune_all(
 ) -> Ranking:  # fmt: skip
     """The ranking with every candidate fine-tuned and measured on test: what the ranking tried to foresee.
 
-    `finetuned` is the mean accuracy over `seeds` runs, its interval Wilson's for that share of the test images, which
-    leaves out that other train images and other seeds would give another. Features alone can't be fine-tuned, and a
+    `finetuned` is the mean accuracy over `seeds` runs, its interval Wilson's for that share of the test examples, which
+    leaves out that other train examples and other seeds would give another. Features alone can't be fine-tuned, and a
     candidate whose loss diverges is left without an accuracy; `log` says so.
     """
     able = {name: c for name, c in ranking.candidates.items() if c.checkpoint}

@@ -118,7 +118,7 @@ def trust(rankings: Ranking | Sequence[Ranking], *, resamples: int = 1000, seed:
     examples, seeds or targets, for the source of chance. In 200 simulated pools a 95 % interval held the mean tau of
     such pools, 0.67, in 0.90 of cases with six candidates, in 0.96 with twelve. Where a predictor says nothing of a
     candidate (no published accuracy), the candidate stands last; ties are broken at random. Candidates that have seen
-    the target's data are left out.
+    the target's data are left out, and so is a score or baseline that says nothing of any candidate.
 
     InputError where fewer than three candidates of a target have a known accuracy.
     """
@@ -130,6 +130,7 @@ def trust(rankings: Ranking | Sequence[Ranking], *, resamples: int = 1000, seed:
     shared = [s for s in given[0].scores if all(s in r.scores for r in given)]
     kinds = {"probe": "probe", **dict.fromkeys(shared, "score"), "this ranking": "pick",
              **dict.fromkeys(BASELINES, "baseline")}  # fmt: skip
+    kinds = {name: kind for name, kind in kinds.items() if kind == "probe" or any(_says(r, name)[0] for r in given)}
     names = sorted({n for r in given for n in _known(r)})
     targets = [_laid_out(r, names, list(kinds)) for r in given]
     rng = np.random.default_rng(seed)

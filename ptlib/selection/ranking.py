@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Ranking:
     `tuned` (accuracy on val after the short fine-tuning of `successive_halving`), its cost, and `finetuned` (accuracy
     on test after fine-tuning) where it is known. `reasons` says why a score is NaN, `seconds` where the time went.
     `val` holds predictions on val by stage, "probe" and "tuned"; a ranking that was loaded has none, and no candidates.
+    `reads` is what the task's examples are, images or texts.
     """
 
     task: str
@@ -42,6 +44,7 @@ class Ranking:
     reasons: dict[str, dict[str, str]] = field(default_factory=dict)
     val: dict[str, dict[str, Predictions]] = field(default_factory=dict, repr=False)
     candidates: dict[str, Candidate] = field(default_factory=dict, repr=False)
+    reads: str = "images"
 
     @property
     def names(self) -> list[str]:
@@ -88,7 +91,8 @@ class Ranking:
         return pd.DataFrame.from_dict(self.rows, orient="index")
 
     def table(self) -> list[tuple[str, ...]]:
-        costs = ("M parameters", "G FLOPs", "images/s", "train MB")
+        """A row for each candidate, under one of headings; columns that would be empty throughout are left out."""
+        costs = ("M parameters", "G FLOPs", f"{self.reads}/s", "train MB")
         shown = {"tuned": "fine-tuned, val", "finetuned": "fine-tuned, test"}
         shown = {k: v for k, v in shown.items() if any(row.get(k) is not None for row in self.rows.values())}
         rows = [("candidate", "probe on val", *self.scores, *costs, "ImageNet", *shown.values())]
@@ -98,7 +102,8 @@ class Ranking:
             cells += [_number(r.get("parameters"), 1e6), _number(r.get("flops"), 1e9), _number(r.get("examples_per_s")),
                       _number(r.get("memory_mb")), _number(r.get("imagenet_top1"))]  # fmt: skip
             rows.append((*cells, *(_with_interval(r, k) for k in shown)))
-        return rows
+        filled = [any(column) for column in zip(*rows[1:], strict=True)]
+        return [tuple(compress(row, filled)) for row in rows]
 
     def __str__(self) -> str:
         head = f"{self.task}: {len(self.names)} candidates on {self.n_train:,} train and {self.n_val:,} val examples"
@@ -114,7 +119,8 @@ class Ranking:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write JSON, whole or not at all; predictions and candidates are not part of it."""
-        plain = {k: getattr(self, k) for k in ("task", "n_train", "n_val", "n_test", "scores", "seconds", "reasons")}
+        known = ("task", "n_train", "n_val", "n_test", "scores", "seconds", "reasons", "reads")
+        plain = {k: getattr(self, k) for k in known}
         rows = {name: {k: plain_number(v) for k, v in row.items()} for name, row in self.rows.items()}
         content = json.dumps({**plain, "rows": rows}, indent=1, allow_nan=False, default=float)
         return write_whole(path, content.encode())
@@ -142,6 +148,7 @@ def ranking_of(found: Found, task: Task) -> Ranking:
     return Ranking(
         task.name, len(task.train), len(task.val), len(task.test), found.scores, {n: found.rows[n] for n in order},
         dict(found.seconds), found.reasons, {stage: dict(said) for stage, said in found.val.items()}, found.candidates,
+        task.reads,
     )  # fmt: skip
 
 

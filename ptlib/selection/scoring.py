@@ -54,12 +54,12 @@ def score_all(
     labels = task.train.targets.numpy()
     found = Found({}, {}, tuple(scores), {}, {"features": 0.0, "probes": 0.0})
     parts: dict[str, dict[str, tuple[float, ...]]] = {name: {} for name in tr.POOL_SCORES if name in scores}
-    images = digests(task.train)
+    keys, size = digests(task.train), "max_length" if task.reads == "texts" else "image_size"
     for c in encode(checkpoints, task, **how):
         # Features of one's own may come with blank images; then their rows tell examples apart.
-        scored = score(c, labels, scores, distinct(images if c.checkpoint else [x.tobytes() for x in c.train], labels))
+        scored = score(c, labels, scores, distinct(keys if c.checkpoint else [x.tobytes() for x in c.train], labels))
         found.candidates[c.name], found.reasons[c.name] = c, scored.reasons
-        facts = {k: c.facts.get(k) for k in ("parameters", "flops", "examples_per_s", "memory_mb", "image_size")}
+        facts = {k: c.facts.get(k) for k in ("parameters", "flops", "examples_per_s", "memory_mb", size)}
         found.rows[c.name] = {**scored.values, **facts, "imagenet_top1": c.facts.get("accuracy"), "seen": c.seen,
                               "trained_on": c.checkpoint.trained_on if c.checkpoint else None,
                               "seconds_features": c.facts.get("seconds_uncached", 0.0),

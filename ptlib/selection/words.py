@@ -27,8 +27,9 @@ def advice(ranking: Ranking, judged: Trust | None = None, seed: int = 0) -> str:
         costs = {n: float(ranking.rows[n].get("flops") or math.inf) for n in [pick, *level]}
         cheapest = min(costs, key=lambda n: costs[n])
         if cheapest != pick and costs[pick] < math.inf:
-            said.append(f"If cost matters, {cheapest} is one of these at {costs[cheapest] / costs[pick]:.0%} of the "
-                        "arithmetic.")  # fmt: skip
+            share = costs[cheapest] / costs[pick]
+            told = f"{share:.0%}" if share >= 0.01 else "less than 1%"
+            said.append(f"If cost matters, {cheapest} is one of these at {told} of the arithmetic.")
     elif board:
         others = len(board.estimates) - 1
         rest = f"all {others} others" if others > 1 else "the other"

@@ -14,6 +14,7 @@ from ptlib.shift.robustness import (
     effective_robustness,
     predict_corrupted,
     predict_second,
+    with_length,
     with_light,
 )
 from ptlib.shift.sensitivity import probes_on_fewer, sensitivity
@@ -24,5 +25,5 @@ __all__ = [
     "ALEXNET", "WAYS", "Corrupted", "Ways", "selective_prediction", "adapt_in_ways", "calibration", "conformal",
     "effective_robustness", "fitted_temperature", "estimated_accuracy", "of_run", "outlier_scores",
     "predict_corrupted", "predict_second", "probes_on_fewer", "sensitivity", "separation", "tempered",
-    "weight_path", "with_light",
+    "weight_path", "with_length", "with_light",
 ]  # fmt: skip

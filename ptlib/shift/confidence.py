@@ -123,7 +123,7 @@ def selective_prediction(
 
 
 def estimated_accuracy(val: Predictions, said: Mapping[str, Predictions]) -> Any:
-    """The accuracy on each set as estimated from val and from the set's images alone, and what it is: a DataFrame.
+    """The accuracy on each set as estimated from val and from the set's inputs alone, and what it is: a DataFrame.
 
     `as on val` is no change; `mean confidence` believes the model; `difference of confidences` (Guillory et al. 2021)
     and average thresholded confidence by confidence and by entropy (`ATC`; Garg et al. 2022) compare with val. Give

@@ -16,6 +16,7 @@ from ptlib.models import Model
 from ptlib.prediction import predict
 from ptlib.results import Estimate, Predictions
 from ptlib.runtime import choose_device
+from ptlib.texts import Texts
 
 # AlexNet's error on ImageNet-C, mean of five severities: what the published mean corruption error divides by
 # (Hendrycks and Dietterich 2019, table 1).
@@ -28,7 +29,7 @@ ALEXNET = {
 
 @dataclass(frozen=True)
 class Corrupted:
-    """A model's predictions of clean images and of corrupted ones, by corruption and severity."""
+    """A model's predictions of clean examples and of corrupted ones, by corruption and severity."""
 
     clean: Predictions
     said: dict[tuple[str, int], Predictions]
@@ -47,7 +48,7 @@ class Corrupted:
         return np.asarray(np.mean(rows, axis=0))
 
     def accuracy(self, resamples: int = 2000, seed: int = 0) -> Estimate:
-        """Mean accuracy over corruptions and severities; its bootstrap draws images, each with all its corruptions."""
+        """Mean accuracy over corruptions and severities; its bootstrap draws examples, each under all of them."""
         right = 1 - np.mean([self.wrong(name) for name in self.names], axis=0)
         return _estimate(right.mean(), _resampled(right[:, None], resamples, seed)[:, 0])
 
@@ -59,7 +60,7 @@ class Corrupted:
         Errors are means over severities. `baseline` is another model's on the same examples, or errors by name, such as
         `ALEXNET`, the published one's on ImageNet-C at all five severities. `relative` takes the clean error off both
         first: what corruption alone costs (a baseline given by name needs its clean error as `clean`). A corruption
-        that costs the baseline nothing is left out, and the method says how many are. The interval draws images.
+        that costs the baseline nothing is left out, and the method says how many are. The interval draws examples.
         InputError for a corruption the baseline lacks, other examples, or a baseline that loses nothing anywhere.
         """
         if isinstance(baseline, Corrupted) and (baseline.said.keys() != self.said.keys() or baseline._ids != self._ids):
@@ -85,13 +86,13 @@ class Corrupted:
         return next(iter(self.said.values())).ids
 
     def pooled(self) -> Predictions:
-        """All corrupted predictions as one; columns `image`, `corruption` and `severity` say what each is of.
+        """All corrupted predictions as one; columns `example`, `corruption` and `severity` say what each is of.
 
-        An image is there many times: give `groups="image"` to whatever makes an interval.
+        An example is there many times: give `groups="example"` to whatever makes an interval.
         """
         parts = list(self.said.items())
         columns: dict[str, tuple[str, ...]] = {
-            "image": tuple(i for _, p in parts for i in p.ids),
+            "example": tuple(i for _, p in parts for i in p.ids),
             "corruption": tuple(name for (name, _), p in parts for _ in p.ids),
             "severity": tuple(str(severity) for (_, severity), p in parts for _ in p.ids),
         }
@@ -100,7 +101,7 @@ class Corrupted:
         return Predictions(ids, targets, scores, "corrupted", self.clean.class_names, columns)
 
     def frame(self) -> Any:
-        """Accuracy of each corruption at each severity with Wilson's interval, and of clean images: a DataFrame."""
+        """Accuracy of each corruption at each severity with Wilson's interval, and of clean examples: a DataFrame."""
         import pandas as pd
 
         rows = []
@@ -122,9 +123,9 @@ def predict_corrupted(
     models: Mapping[str, Model], task: Task, clean: Split, examples: Iterable[tuple[str, int, Split]],
     device: str = "auto", precision: str = "auto",
 ) -> dict[str, Corrupted]:  # fmt: skip
-    """What each of several models says of clean images and of corrupted ones (see `corrupted_examples`).
+    """What each of several models says of clean examples and of corrupted ones (see `corrupted_examples`).
 
-    The corrupted images pass by once, for all models. InputError if there are none, or not the same everywhere.
+    The corrupted examples pass by once, for all models. InputError if there are none, or not the same everywhere.
     """
     said: dict[str, dict[tuple[str, int], Predictions]] = {name: {} for name in models}
     ids: Sequence[str] | None = None
@@ -135,7 +136,7 @@ def predict_corrupted(
         for name, model in models.items():
             said[name][corruption, severity] = predict(model, split, task, device, precision)
     if ids is None:
-        raise InputError("there are no corrupted images to predict; give at least one corruption and severity")
+        raise InputError("there are no corrupted examples to predict; give at least one corruption and severity")
     return {n: Corrupted(predict(m, clean, task, device, precision), said[n]) for n, m in models.items()}
 
 
@@ -162,9 +163,22 @@ def present_classes(split: Split, task: Task) -> list[str]:
 
 def with_light(p: Predictions, split: Split) -> Predictions:
     """Predictions on a split of images with a column `light`: dark, medium or bright, thirds by each image's mean."""
+    if isinstance(split.inputs, Texts):
+        raise InputError("light is of images, and these are texts; take with_length")
     mean = np.concatenate([rows.float().mean((1, 2, 3)).numpy() for rows in split.inputs.split(64)])
-    third = np.searchsorted(np.quantile(mean, [1 / 3, 2 / 3]), mean)
-    return replace(p, columns={**p.columns, "light": tuple(np.array(["dark", "medium", "bright"])[third])})
+    return _in_thirds(p, "light", mean, ("dark", "medium", "bright"))
+
+
+def with_length(p: Predictions, split: Split) -> Predictions:
+    """Predictions on a split of texts with a column `length`: short, medium or long, thirds by characters."""
+    if not isinstance(split.inputs, Texts):
+        raise InputError("length is of texts, and these are images; take with_light")
+    return _in_thirds(p, "length", split.inputs.lengths, ("short", "medium", "long"))
+
+
+def _in_thirds(p: Predictions, name: str, values: np.ndarray, names: Sequence[str]) -> Predictions:
+    third = np.searchsorted(np.quantile(values, [1 / 3, 2 / 3]), values)
+    return replace(p, columns={**p.columns, name: tuple(np.array(names)[third])})
 
 
 def effective_robustness(
@@ -203,25 +217,25 @@ def effective_robustness(
 
 
 def _wrong(of: Corrupted | Mapping[str, float], name: str, n: int) -> np.ndarray:
-    """The share of severities at which each of n images is wrong, or a known error for each of them, (N,)."""
+    """The share of severities at which each of n examples is wrong, or a known error for each of them, (N,)."""
     if not isinstance(of, Corrupted):
         if name not in of:
             raise InputError(f"the baseline has no error for {name!r}; it has {', '.join(of)}")
         return np.full(n, of[name])
     if name == "clean" and of.clean.ids != of._ids:
-        raise InputError("the clean images are others than the corrupted ones; a relative error needs the same")
+        raise InputError("the clean examples are others than the corrupted ones; a relative error needs the same")
     return of.wrong(name)
 
 
 def _resampled(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Means of values (N, K) over images drawn anew, (R, K)."""
+    """Means of values (N, K) over examples drawn anew, (R, K)."""
     n = len(values)
     return np.concatenate(list(stats.resample(np.arange(n), resamples, seed, of=lambda w: w @ values / n)))
 
 
 def _estimate(value: float, drawn: np.ndarray, note: str = "") -> Estimate:
     low, high = stats.percentile(drawn)
-    method = f"percentile bootstrap of images, {len(drawn):,} resamples{note}"
+    method = f"percentile bootstrap of examples, {len(drawn):,} resamples{note}"
     if math.isnan(low) or low == high:
         return Estimate(float(value), math.nan, math.nan, method, reason="resamples don't tell its uncertainty")
     return Estimate(float(value), low, high, method)

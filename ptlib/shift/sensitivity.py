@@ -1,4 +1,4 @@
-"""How many points unreported choices cost: the draw of labels, their number, resolution, preprocessing."""
+"""How many points unreported choices cost: the draw of labels, their number, resolution or length, preprocessing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from ptlib import stats
 from ptlib.comparison import compare
 from ptlib.core import Checkpoint, Split, Task
+from ptlib.corruptions import corrupted
 from ptlib.data.draw import stratified
 from ptlib.errors import InputError
 from ptlib.head import fit_head
 from ptlib.models import Model, build_model
+from ptlib.networks import UpTo
 from ptlib.prediction import features, of_logits
+from ptlib.preprocessing import Pooling, Tokenization
 from ptlib.results import Predictions
 from ptlib.shift.robustness import present_classes
 
@@ -38,6 +41,10 @@ def sensitivity(
     many labels, in points: by luck alone, one difference of two draws in twenty exceeds 2.8 of it. Draws from one
     finite pool are too alike, which is corrected for. The probe, because it is fitted in seconds on features that are
     computed once.
+
+    `image_size` is of texts how many tokens are read, and resolution half and one and a half times as many, where the
+    checkpoint takes them; instead of preprocessing the other poolings are tried, the probe fitted anew, and texts in
+    lower case at test time.
     """
     import pandas as pd
 
@@ -62,19 +69,20 @@ def sensitivity(
             "change": f"1/{part} of the labels, {draws} draws", "accuracy": hits.mean(), "points": 100 * gap.mean,
             "low": 100 * gap.low, "high": 100 * gap.high, "sd": 100 * spread,
         })  # fmt: skip
-    size = model.preprocessing.size
-    for other in (size // 2, size * 3 // 2):
+    for name, (other, size) in _alternatives(start, model).items():
         try:
-            resized = build_model(start, task, other, seed)
-        except InputError:  # a network that takes only its own size
+            changed = build_model(other, task, size, seed)
+        except InputError:  # a network that takes only its own size, or no more
             continue
-        anew = _features(resized, task, how)
-        head = _probe(resized, task, anew, np.arange(len(task.train)))
-        said_there = of_logits(_said(head, anew["test"]), task.test, task)
-        rows.append(_row(f"images of {other} pixels instead of {size}", said_there, reference))
-    for name, changes in _mistakes(model).items():
-        wrong = features(model.fed(**changes), task.test, **how)
-        rows.append(_row(name, of_logits(_said(base, wrong), task.test, task), reference))
+        anew = _features(changed, task, how)
+        head = _probe(changed, task, anew, np.arange(len(task.train)))
+        rows.append(_row(name, of_logits(_said(head, anew["test"]), task.test, task), reference))
+    if task.reads == "texts":
+        small = features(model, corrupted(task.test, "lower_case"), **how)
+        wrong = {"at test: in lower case": small}
+    else:
+        wrong = {name: features(model.fed(**changes), task.test, **how) for name, changes in _mistakes(model).items()}
+    rows += [_row(name, of_logits(_said(base, x), task.test, task), reference) for name, x in wrong.items()]
     return pd.DataFrame(rows).set_index("change")
 
 
@@ -99,6 +107,19 @@ def probes_on_fewer(
             name = f"probe on {n} labels" + f", draw {k + 1}" * (n < len(y))
             probes[name] = {s: of_logits(_said(head, there[s]), split, task).among(shared) for s, split in sets.items()}
     return probes
+
+
+def _alternatives(start: Checkpoint, model: Model) -> dict[str, tuple[Checkpoint, int]]:
+    """What might as well have been chosen before fitting: a checkpoint and the size of what it reads, by name."""
+    p = model.preprocessing
+    texts = isinstance(p, Tokenization)
+    named = "{} tokens instead of {}" if texts else "images of {} pixels instead of {}"
+    found = {named.format(other, p.size): (start, other) for other in (p.size // 2, p.size * 3 // 2)}
+    if texts and not isinstance(model.backbone, UpTo):  # of a layer the mean over tokens is taken
+        for pooling in (pooling for pooling in get_args(Pooling) if pooling != p.pooling):
+            pooled = replace(start, preprocessing=Tokenization(start.preprocessing.size, pooling))
+            found[f"pooled by {pooling} instead of {p.pooling}"] = pooled, p.size
+    return found
 
 
 def _mistakes(model: Model) -> dict[str, dict[str, Any]]:

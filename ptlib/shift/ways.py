@@ -11,6 +11,7 @@ import numpy as np
 
 from ptlib.core import Checkpoint, Split, Task
 from ptlib.errors import InputError, did_you_mean
+from ptlib.kinds import one_class_each
 from ptlib.models import Model, build_model, load_checkpoint
 from ptlib.prediction import predict
 from ptlib.runs import reopen
@@ -51,16 +52,18 @@ def adapt_in_ways(
       2109.01903). Their alpha of 0.5 chooses nothing.
     - `soup`: the mean of the weights of `soup` runs of LP-FT from one probe (Wortsman et al. 2022, arXiv 2203.05482).
 
-    InputError for a way that is none.
+    InputError for a way that is none, and a task in which something is said of every place.
     """
+    one_class_each(task, "adapting in several ways")
     if soup < 1 or not ways:
         raise InputError(f"soup is {soup} and ways are {list(ways)}; a run and a way are needed at least")
     for way in ways:
         if way not in WAYS:
             raise InputError(f"unknown way {way!r}{did_you_mean(way, WAYS) or ';'} there are {', '.join(WAYS)}")
     options: dict[str, Any] = {"device": device, "precision": precision, "log": log}
+    how["kind"] = task.kind
     probe = build_model(start, task, image_size, seed)
-    selected = finetune(probe, task, recipe("probe"), seed=seed, **options).selected_on
+    selected = finetune(probe, task, recipe("probe", kind=task.kind), seed=seed, **options).selected_on
     models, runs = {"probe": probe}, []
     if "full" in ways:
         models["full"] = build_model(start, task, image_size, seed)
@@ -86,17 +89,19 @@ def of_run(
     """A saved run's data, and its model as the way `run`; beside it a `probe` of the checkpoint it started from, where
     that is to be had, and `wise-ft`, the mean of the two; `log` is told what is not to be had, and why."""
     model, task, record = reopen(path)
+    one_class_each(task, "a look at what holds up")
     asked, selected = record["parameters"], record.get("selected_on", "not recorded")
     relearned = any(stage.get("batchnorm") == "train" for stage in record.get("stages", []))
     models: dict[str, Model] = {"run": model}
     try:
-        start = load_checkpoint(asked["checkpoint"], asked.get("architecture"))
-        probe = build_model(start, task, record["preprocessing"]["size"], asked.get("seed", 0))
+        fed = record["preprocessing"]
+        start = load_checkpoint(asked["checkpoint"], asked.get("architecture"), fed.get("pooling"))
+        probe = build_model(start, task, fed["size"], asked.get("seed", 0))
     except (InputError, KeyError) as e:
         log(f"the run stands alone, without a probe of what it started from: {e}")
         return task, Ways(models, None, [model], selected)
     how: dict[str, Any] = {"seed": asked.get("seed", 0), "device": device, "precision": precision}
-    finetune(probe, task, recipe("probe"), log=lambda line: None, **how)
+    finetune(probe, task, recipe("probe", kind=task.kind), log=lambda line: None, **how)
     models = {"probe": probe, **models}
     try:
         models["wise-ft"] = mixed(probe, model, alpha, task.train.inputs if relearned else None, device)
