@@ -6,7 +6,6 @@ import functools
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +93,7 @@ def _saved(header: Mapping[str, str], pooling: Pooling | None) -> tuple[Callable
     make: Callable[[], nn.Module] = described.make
     how = described.tokenization
     for layer in header.get("architecture", "").split("@")[1:]:
-        make, how = functools.partial(up_to, make, layer, how), replace(how, pooling="mean")
+        make = functools.partial(up_to, make, layer, how)
     return make, how
 
 

