@@ -49,6 +49,8 @@ class Encoder(nn.Module):
     def __init__(self, network: nn.Module, tokenizer: Any, pooling: Pooling):
         super().__init__()
         self.network, self.tokenizer, self.pooling = network, tokenizer, pooling
+        tokenizer.no_padding()
+        tokenizer.no_truncation()  # what is read is for the task to say, and no part of what it is
         self.digest = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
         config: Any = network.config
         self.causal = is_decoder(config)
@@ -103,7 +105,6 @@ def tokens_of(backbone: nn.Module, texts: Texts, size: int) -> Tokens:
     encoder = encoder_in(backbone)
     key = (encoder.digest, size)
     if key not in texts.read:
-        encoder.tokenizer.no_padding()
         encoder.tokenizer.enable_truncation(max_length=size)
         found = encoder.tokenizer.encode_batch_fast([clean(text) for text in texts])
         texts.read[key] = Tokens.of([e.ids or [encoder.pad] for e in found], [bool(e.overflowing) for e in found])

@@ -383,7 +383,9 @@ def test_an_unknown_task_of_places_is_refused_by_name(kind: str, name: str, says
 def test_what_is_for_one_class_an_image_says_so(start: pt.Checkpoint) -> None:
     task = marked()
     for what in (lambda: pt.rank([start], task), lambda: pt.few(task, 1), lambda: pt.pretrain(task)):
-        with pytest.raises(pt.InputError, match="is for images with one class each; marked is a task of detection"):
+        with pytest.raises(
+            pt.InputError, match="is for images or texts with one class each; marked is a task of detection"
+        ):
             what()
     model = pt.build_model(start, task, 64)
     with pytest.raises(pt.InputError, match="has maps, not one row of features"):

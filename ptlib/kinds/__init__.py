@@ -57,7 +57,7 @@ def kind_of(task: Task) -> Kind:
 def one_class_each(task: Task, what: str) -> None:
     """InputError if something is said of every place of the task's images, which `what` can't do with."""
     if kind_of(task).DENSE:
-        raise InputError(f"{what} is for images with one class each; {task.name} is a task of {task.kind}")
+        raise InputError(f"{what} is for images or texts with one class each; {task.name} is a task of {task.kind}")
 
 
 def make_head(in_features: int, task: Task, generator: Generator) -> nn.Module:

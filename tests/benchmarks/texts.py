@@ -33,8 +33,8 @@ class _Labelled(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        logits = self.model(tokens)
+    def forward(self, input_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.model(input_ids)
         return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
 
@@ -46,11 +46,11 @@ def theirs(model: Model, task: Task, stage: Stage, grouped: bool) -> None:
     logging.set_verbosity_error()
     tokens = model.read(task.train.inputs)
     each = [tokens.values[a:b].long() for a, b in zip(tokens.starts[:-1], tokens.starts[1:], strict=True)]
-    rows = [{"tokens": t, "labels": y, "length": len(t)} for t, y in zip(each, task.train.targets, strict=True)]
+    rows = [{"input_ids": t, "labels": y} for t, y in zip(each, task.train.targets, strict=True)]
 
     def collate(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
-        padded = pad_sequence([row["tokens"] for row in batch], batch_first=True, padding_value=PAD)
-        return {"tokens": padded, "labels": torch.stack([row["labels"] for row in batch])}
+        padded = pad_sequence([row["input_ids"] for row in batch], batch_first=True, padding_value=PAD)
+        return {"input_ids": padded, "labels": torch.stack([row["labels"] for row in batch])}
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -58,7 +58,7 @@ def theirs(model: Model, task: Task, stage: Stage, grouped: bool) -> None:
             learning_rate=stage.lr, lr_scheduler_type="linear", warmup_steps=stage.warmup, max_grad_norm=1.0,
             weight_decay=stage.weight_decay, save_strategy="no", logging_strategy="no", report_to=[],
             disable_tqdm=True, remove_unused_columns=False, seed=0,
-            train_sampling_strategy="group_by_length" if grouped else "random", length_column_name="length",
+            train_sampling_strategy="group_by_length" if grouped else "random",
         )  # fmt: skip
         Trainer(_Labelled(model), arguments, data_collator=collate, train_dataset=rows).train()
 
