@@ -373,7 +373,7 @@ def test_recipes_for_places_have_small_steps() -> None:
 
 @pytest.mark.parametrize("kind, name, says", [
     ("detection", "scene", "did you mean 'scenes'"), ("segmentation", "mosaic", "did you mean 'mosaics'"),
-    ("boxes", "scenes", "kind is 'boxes'; it must be image_classification, detection, segmentation"),
+    ("boxes", "scenes", "must be image_classification, text_classification, detection, segmentation"),
 ])  # fmt: skip
 def test_an_unknown_task_of_places_is_refused_by_name(kind: str, name: str, says: str) -> None:
     with pytest.raises(pt.InputError, match=says):
