@@ -29,7 +29,7 @@ def images(pixels: Tensor, labels: Sequence[str], columns: int = 9, ax: Axes | N
 
 
 def class_counts(task: Task, ax: Axes | None = None) -> Axes:
-    """Images of each class in each split, stacked."""
+    """Images or texts of each class in each split, stacked."""
     ax = axes(ax, 9, 2.8)
     bottom = np.zeros(task.n_classes)
     positions = np.arange(task.n_classes)
@@ -39,7 +39,7 @@ def class_counts(task: Task, ax: Axes | None = None) -> Axes:
         bottom += counts
     step = max(1, task.n_classes // 40)
     ax.set_xticks(positions[::step], [plain(n) for n in task.class_names[::step]], rotation=45, ha="right", fontsize=8)
-    ax.set(ylabel="images", ylim=(0, 1.2 * bottom.max()))
+    ax.set(ylabel=task.reads, ylim=(0, 1.2 * bottom.max()))
     ax.legend(frameon=False, ncols=3, fontsize=8, loc="upper right")
     return ax
 
