@@ -38,6 +38,7 @@ def adapted(model: nn.Module, names: Sequence[str], rank: int | None, seed: int)
     if not chosen:
         raise InputError(f"lora is {rank}, and no linear layer of the backbone is among what learns; leave lora out")
     exactly = "|".join(map(re.escape, chosen))  # a list would take ends of paths, and so other layers too
+    learnt = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     how = LoraConfig(r=rank, lora_alpha=SCALE * rank, target_modules=exactly)
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -53,6 +54,8 @@ def adapted(model: nn.Module, names: Sequence[str], rank: int | None, seed: int)
             if isinstance(module, LoraLayer):
                 parent, _, last = path.rpartition(".")
                 setattr(backbone.get_submodule(parent), last, module.base_layer)
+        for parameter, before in learnt:
+            parameter.requires_grad_(before)
         vars(backbone).pop("peft_config", None)
 
 

@@ -77,6 +77,17 @@ def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(folder)
 
 
+@pytest.fixture
+def feature_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where features are kept while a test runs: a folder of its own."""
+    monkeypatch.setenv("PTLIB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "features"
+
+
+def silent(line: str) -> None:
+    """For a log that nobody reads."""
+
+
 @pytest.fixture(scope="session")
 def imagenet_samples(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every tenth of the 1,000 ImageNet images, unpacked."""

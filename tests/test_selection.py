@@ -22,23 +22,15 @@ from ptlib.models import build_model
 from ptlib.preprocessing import Preprocessing
 from ptlib.selection import candidates as module
 from ptlib.selection.ranking import Ranking
-from tests.conftest import Tiny, make_task
+from tests.conftest import Tiny, make_task, silent
+
+pytestmark = pytest.mark.usefixtures("feature_cache")
 
 SIZE = Preprocessing(16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bilinear")
 
 
 def tiny(name: str, **facts: Any) -> Checkpoint:
     return Checkpoint(name, "tiny", "test", SIZE, parameters=0, flops=0, factory=Tiny, **facts)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PTLIB_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "features"
-
-
-def silent(line: str) -> None:
-    pass
 
 
 def features_of(task: Task, strength: float, seed: int = 0, width: int = 6) -> selection.Candidate:
@@ -206,13 +198,15 @@ def test_a_run_that_began_from_a_layer_can_be_gone_on_with(task: Task, tmp_path:
     assert torch.equal(pt.features(model, task.val), pt.features(other, task.val))
 
 
-def test_features_come_from_the_cache_bit_by_bit(task: Task, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_come_from_the_cache_bit_by_bit(
+    task: Task, feature_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = ["random/cifar_resnet20", "random/cifar_resnet20@layer1"]
     first = list(selection.encode(names, task, log=silent))
     monkeypatch.setattr(module, "_pass", lambda *a: pytest.fail("computed although it is in the cache"))
     said: list[str] = []
     second = list(selection.encode(names, task, log=said.append))
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(feature_cache.iterdir())) == 1
     assert all("from the cache" in line for line in said)
     for a, b in zip(first, second, strict=True):
         assert np.array_equal(a.train, b.train)
@@ -227,20 +221,20 @@ def test_a_layer_alone_and_a_layer_beside_its_network_are_cached_apart(task: Tas
 
 
 @pytest.mark.parametrize("change", ["seed", "image_size", "data", "layers", "precision"])
-def test_what_changes_the_features_changes_the_key(change: str, task: Task, cache: Path) -> None:
+def test_what_changes_the_features_changes_the_key(change: str, task: Task, feature_cache: Path) -> None:
     name = "random/cifar_resnet20"
     list(selection.encode([name], task, precision="fp32", log=silent))
     values: dict[str, Any] = {"seed": 1, "image_size": 24, "precision": "bf16"}
     how = {"precision": "fp32"} | ({change: values[change]} if change in values else {})
     other = make_task(seed=1) if change == "data" else task
     list(selection.encode([name, *([f"{name}@layer1"] if change == "layers" else [])], other, log=silent, **how))
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(feature_cache.iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", ["flip", "flip facts", "truncate", "empty", "other"])
-def test_a_cache_file_that_is_not_whole_is_made_anew(damage: str, task: Task, cache: Path) -> None:
+def test_a_cache_file_that_is_not_whole_is_made_anew(damage: str, task: Task, feature_cache: Path) -> None:
     (first,) = selection.encode(["random/cifar_resnet20"], task, log=silent)
-    (file,) = cache.iterdir()
+    (file,) = feature_cache.iterdir()
     content = bytearray(file.read_bytes())
     if damage == "flip":
         content[-1000] ^= 1
@@ -256,18 +250,18 @@ def test_a_cache_file_that_is_not_whole_is_made_anew(damage: str, task: Task, ca
 
 
 def test_a_network_of_one_s_own_is_not_cached_since_its_code_may_change(
-    task: Task, cache: Path, tmp_path: Path
+    task: Task, feature_cache: Path, tmp_path: Path
 ) -> None:
     torch.save(Tiny().state_dict(), tmp_path / "w.pth")
     c = replace(pt.load_checkpoint(str(tmp_path / "w.pth"), Tiny), preprocessing=SIZE)
     list(selection.encode([c], task, log=silent))
-    assert not cache.exists()
+    assert not feature_cache.exists()
     list(selection.encode([tiny("random/tiny")], task, log=silent))
-    assert not cache.exists()
+    assert not feature_cache.exists()
     list(selection.encode(["random/cifar_resnet20"], task, cache=False, log=silent))
-    assert not cache.exists()
-    cache.parent.mkdir(exist_ok=True)
-    cache.touch()  # a cache that can't be written costs time, not the ranking
+    assert not feature_cache.exists()
+    feature_cache.parent.mkdir(exist_ok=True)
+    feature_cache.touch()  # a cache that can't be written costs time, not the ranking
     (again,) = selection.encode(["random/cifar_resnet20"], task, log=silent)
     assert not again.facts["cached"]
 

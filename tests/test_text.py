@@ -24,6 +24,7 @@ from ptlib import Checkpoint, InputError, Split, Stage, Task, build_model, finet
 from ptlib.language import encoder_in, is_decoder
 from ptlib.lora import adapted, plain_state
 from ptlib.models import trainable_names
+from ptlib.plots import stage_table
 from ptlib.prediction import forward
 from ptlib.step import Step
 from ptlib.texts import Texts
@@ -238,6 +239,9 @@ def test_updates_begin_as_nothing_and_end_as_weights(folders: Any, texts: Task, 
         torch.testing.assert_close(model(x), after, rtol=1e-5, atol=1e-5)
         assert float((after - before).detach().abs().max()) > 0.01
         model.load_state_dict(plain)
+        told = stage_table(model, [replace(LORA, trainable=("all",), lora=rank)])["trainable"].iloc[0]
+        assert told.startswith(f"{learnt:,} of ")
+        assert all(p.requires_grad for p in model.parameters())  # as before
 
 
 def test_adapters_go_whatever_happens(folders: Any, texts: Task, task: Task, tiny: Any, monkeypatch: Any) -> None:

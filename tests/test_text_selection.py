@@ -21,7 +21,9 @@ from ptlib.selection import candidates as module
 from ptlib.selection import choosing
 from ptlib.texts import Texts
 from ptlib.train import finetune
-from tests.conftest import make_task
+from tests.conftest import make_task, silent
+
+pytestmark = pytest.mark.usefixtures("feature_cache")
 
 SUBJECTS = (["goal", "match", "team"], ["bank", "share", "market"], ["rain", "cloud", "wind"])
 COMMON = ["the", "a", "of", "and", "in", "was", "said", "on"]
@@ -65,16 +67,6 @@ def texts_task(extra: tuple[str, ...] = ()) -> Task:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_folder(tmp_path_factory.mktemp("text") / "bert")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PTLIB_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "features"
-
-
-def silent(line: str) -> None:
-    pass
 
 
 def encode(candidates: list[Any], task: Task, size: int | None = 12) -> list[selection.Candidate]:
@@ -123,7 +115,9 @@ def test_features_come_from_the_cache_bit_by_bit(folder: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("change", ["max_length", "tokenizer", "pooling", "heads", "texts"])
-def test_what_changes_the_features_changes_the_key(change: str, folder: str, tmp_path: Path, cache: Path) -> None:
+def test_what_changes_the_features_changes_the_key(
+    change: str, folder: str, tmp_path: Path, feature_cache: Path
+) -> None:
     (before,) = encode([folder], texts_task())
     changed: dict[str, dict[str, Any]] = {"tokenizer": {"words": WORDS[::-1]}, "heads": {"heads": 4}}
     path = make_folder(tmp_path / "other", **changed[change]) if change in changed else folder
@@ -131,7 +125,7 @@ def test_what_changes_the_features_changes_the_key(change: str, folder: str, tmp
     task = texts_task(("rain in the bank",) if change == "texts" else ())
     (after,) = encode([other], task, 10 if change == "max_length" else 12)
     assert other.sha256 == pt.load_checkpoint(folder).sha256
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(feature_cache.iterdir())) == 2
     assert not np.allclose(before.train, after.train, atol=1e-3)
 
 

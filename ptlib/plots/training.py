@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ptlib.lora import adapted
 from ptlib.models import Model, trainable_names
 from ptlib.plots.base import PALETTE, axes, plain
 from ptlib.stages import Stage
@@ -55,15 +56,16 @@ def stage_table(model: Model, stages: Sequence[Stage]) -> Any:
     """What each stage trains, and how, as a pandas DataFrame."""
     import pandas as pd
 
-    sizes = {name: p.numel() for name, p in model.named_parameters()}
-    rows = []
+    rows, whole = [], sum(p.numel() for p in model.parameters())
     for stage in stages:
-        trained = sum(sizes[name] for name in trainable_names(model, stage.trainable))
+        named = trainable_names(model, stage.trainable)
+        with adapted(model, named, stage.lora, 0) as learning:
+            trained = sum(p.numel() for name, p in model.named_parameters() if name in learning)
         exact = stage.optimizer == "lbfgs"
         rows.append(
             {
                 "stage": stage.name,
-                "trainable": f"{trained:,} of {sum(sizes.values()):,} parameters",
+                "trainable": f"{trained:,} of {whole:,} parameters",
                 "epochs": "to convergence" if exact else str(stage.epochs),
                 "optimizer": stage.optimizer,
                 "learning rate": "" if exact else f"{stage.lr:g}, times {stage.layer_decay:g} a layer down",
