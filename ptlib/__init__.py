@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ptlib.checkpoints import list_checkpoints as list_checkpoints
     from ptlib.checkpoints import load_checkpoint as load_checkpoint
+    from ptlib.comparable import differences as differences
     from ptlib.comparison import compare as compare
     from ptlib.comparison import leaderboard as leaderboard
     from ptlib.core import Checkpoint as Checkpoint
@@ -53,9 +54,12 @@ if TYPE_CHECKING:
     from ptlib.results import Predictions as Predictions
     from ptlib.results import Report as Report
     from ptlib.runs import Run as Run
+    from ptlib.runs import completed as completed
     from ptlib.runs import read_run as read_run
     from ptlib.runs import reopen as reopen
+    from ptlib.runs import save_results as save_results
     from ptlib.runs import save_run as save_run
+    from ptlib.runs import start_run as start_run
     from ptlib.runtime import Clock as Clock
     from ptlib.runtime import choose_device as choose_device
     from ptlib.selection import Candidate as Candidate
@@ -67,19 +71,21 @@ if TYPE_CHECKING:
     from ptlib.selection import task_of as task_of
     from ptlib.selection import trust as trust
     from ptlib.similarity import averaged as averaged
+    from ptlib.stages import History as History
     from ptlib.stages import Stage as Stage
     from ptlib.stages import recipe as recipe
-    from ptlib.train import History as History
     from ptlib.train import finetune as finetune
     from ptlib.transfers import Transfers as Transfers
     from ptlib.transfers import adapt as adapt
     from ptlib.transfers import few as few
     from ptlib.transfers import layer_by_layer as layer_by_layer
     from ptlib.transfers import transfer as transfer
+    from ptlib.verification import verify as verify
 
 # Module by module, the public names.
 _NAMES = {
     "checkpoints": ["list_checkpoints", "load_checkpoint"],
+    "comparable": ["differences"],
     "comparison": ["compare", "leaderboard"],
     "core": ["Checkpoint", "Preprocessing", "Split", "Task"],
     "corruptions": ["corrupt"],
@@ -96,13 +102,14 @@ _NAMES = {
     "report": ["evaluate", "expect"],
     "rates": ["find_lr"],
     "results": ["Boxes", "Estimate", "Masks", "Predictions", "Report"],
-    "runs": ["Run", "read_run", "reopen", "save_run"],
+    "runs": ["Run", "completed", "read_run", "reopen", "save_results", "save_run", "start_run"],
     "runtime": ["Clock", "choose_device"],
     "selection": ["Candidate", "Ranking", "advice", "fine_tune_all", "rank", "successive_halving", "task_of", "trust"],
     "similarity": ["averaged"],
-    "stages": ["Stage", "recipe"],
-    "train": ["History", "finetune"],
+    "stages": ["History", "Stage", "recipe"],
+    "train": ["finetune"],
     "transfers": ["Transfers", "adapt", "few", "layer_by_layer", "transfer"],
+    "verification": ["verify"],
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

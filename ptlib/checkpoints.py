@@ -6,7 +6,7 @@ import difflib
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from ptlib.errors import InputError, did_you_mean
 from ptlib.files import sha256
 from ptlib.networks import KNOWN_FILES, UpTo
 from ptlib.preprocessing import Pooling, Preprocessing, Tokenization
-from ptlib.weights import header_of, load_weights
+from ptlib.weights import check_folder, check_room, header_of, load_weights
 from ptlib.wheels import BUNDLED, MINILM, is_installed, wheel_file
 
 
@@ -140,36 +140,37 @@ def network_of(checkpoint: Checkpoint) -> nn.Module:
 
 def whole_of(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint that one of its layers was taken from, but for the numbers, which are the layer's; else itself."""
-    name, architecture = (
-        text.removesuffix(f"@{checkpoint.layer}") for text in (checkpoint.name, checkpoint.architecture)
-    )
+    name, architecture = (t.removesuffix(f"@{checkpoint.layer}") for t in (checkpoint.name, checkpoint.architecture))
     return replace(checkpoint, name=name, architecture=architecture, layer=None)
 
 
 def _describe(
-    name: str,
-    architecture: str,
-    make: Callable[[], nn.Module],
-    preprocessing: Preprocessing | Tokenization,
-    **facts: Any,
-) -> Checkpoint:
-    """A `Checkpoint` with its parameters and FLOPs counted on a network without storage."""
+    name: str, architecture: str, make: Callable[[], nn.Module], preprocessing: Preprocessing | Tokenization,
+    files: Sequence[Path] = (), **facts: Any,
+) -> Checkpoint:  # fmt: skip
+    """A `Checkpoint` with its parameters and FLOPs counted on a network without storage. `files` are its weights."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    def count(where: str) -> tuple[nn.Module, int]:
+    def count(where: str) -> tuple[int, int]:
         with torch.device(where), sdpa_kernel(SDPBackend.MATH):
             network = make().eval()
+            parameters = sum(p.numel() for p in network.parameters())
+            check_room(name, parameters, files)
             with torch.inference_mode(), FlopCounterMode(display=False) as counter:
                 network(preprocessing.example(1))
-        return network, counter.get_total_flops()
+        return parameters, counter.get_total_flops()
 
     with torch.random.fork_rng(devices=[]):
         try:
-            network, flops = count("meta")
-        except (RuntimeError, NotImplementedError):  # some networks compute with numbers while they are made
-            network, flops = count("cpu")
-    parameters = sum(p.numel() for p in network.parameters())
+            try:
+                parameters, flops = count("meta")
+            except (RuntimeError, NotImplementedError):  # some networks compute with numbers while they are made
+                parameters, flops = count("cpu")
+        except Exception as e:  # a configuration may ask for anything
+            if isinstance(e, InputError) or isinstance(preprocessing, Preprocessing):
+                raise
+            raise InputError(f"{name} can't be made as its configuration says: {e!r:.200}") from None
     return Checkpoint(name, architecture, preprocessing=preprocessing, parameters=parameters, flops=flops, **facts)
 
 
@@ -200,11 +201,12 @@ def _of_text(name: str, pooling: Pooling | None) -> Checkpoint:
     source = language.find_source(name)
     if not source.weights:
         raise InputError(f"{source.said} holds no weights; random/{name} is its architecture with random ones")
+    check_folder(source.said, source.folder, source.weights)
     described = language.read_folder(source, pooling)
     return _describe(
         name, name, described.make, described.tokenization, source=source.said, licence=source.licence,
         path=source.weights[0], sha256=source.digest(), trained_on=source.trained_on,
-        factory=functools.partial(described.make, source),
+        factory=functools.partial(described.make, source), files=source.weights,
     )  # fmt: skip
 
 
@@ -270,8 +272,10 @@ def _from_file(
     header = header_of(path)
     digest = sha256(path)
     known, seen = KNOWN_FILES.get(digest, (None, None))
-    # A header with a tokenizer says all that its architecture's name would.
-    architecture = os.fspath(path) if "tokenizer" in header else architecture or header.get("architecture") or known
+    # A header with a tokenizer says all that its architecture's name would; none may send for what lies elsewhere.
+    own = header.get("architecture", "")
+    own = "" if language.is_text(own) or own.endswith(".safetensors") else own
+    architecture = os.fspath(path) if "tokenizer" in header else architecture or own or known
     if architecture is None:
         raise InputError(
             f"{name} does not say what network it is for; give architecture, such as "
@@ -287,9 +291,10 @@ def _from_file(
         try:
             stated = json.loads(header["preprocessing"])
             preprocessing = Preprocessing(**{**stated, "mean": three(stated["mean"]), "std": three(stated["std"])})
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, RecursionError) as e:
             raise InputError(f"the header of {path} holds no usable preprocessing: {e!r}") from None
     return _describe(
         os.fspath(name), full, make, preprocessing, source=f"file {path.name}", path=path, sha256=digest,
         licence="BSD-2-Clause" if known else "unknown", trained_on=header.get("trained_on", seen), factory=factory,
+        files=[path],
     )  # fmt: skip

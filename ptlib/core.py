@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from ptlib.arrays import VOID
+from ptlib.errors import InputError
 from ptlib.files import text_table
 from ptlib.preprocessing import Preprocessing, Tokenization
-from ptlib.texts import Texts
+from ptlib.texts import Texts, clean
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,11 @@ class Task:
     def __post_init__(self) -> None:
         if len(self.class_names) < (1 if self.kind == "detection" else 2):  # one is enough to be found or not
             raise ValueError(f"task {self.name!r} has classes {self.class_names}; at least two are needed")
+        for what, names in (("class", self.class_names), *(("example", split.ids) for split in self.splits)):
+            odd = next((name for name in names if not is_utf8(name)), None)
+            if odd is not None:
+                raise InputError(f"task {self.name!r}: the name of {what} {odd!r} is not UTF-8; rename it")
+        object.__setattr__(self, "skipped", tuple((written(path), written(reason)) for path, reason in self.skipped))
         if len(set(self.class_names)) != len(self.class_names):
             raise ValueError(f"task {self.name!r} names a class twice: {self.class_names}")
         seen: dict[str, str] = {}
@@ -146,8 +152,9 @@ class Task:
                 )
             for example in split.ids:
                 if example in seen:
-                    raise ValueError(
-                        f"task {self.name!r}: example {example!r} is in both {seen[example]!r} and {split.name!r}; "
+                    twice, both = f"is twice in {split.name!r}", f"is in both {seen[example]!r} and {split.name!r}"
+                    raise InputError(
+                        f"task {self.name!r}: example {example!r} {twice if seen[example] == split.name else both}; "
                         "splits must not overlap"
                     )
                 seen[example] = split.name
@@ -261,6 +268,16 @@ class Checkpoint:
 
     def __str__(self) -> str:
         return "\n".join(text_table(self.table(), header=False))
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written as UTF-8; one of a file need not be."""
+    return name.isascii() or clean(name) == name
+
+
+def written(text: str) -> str:
+    """Text as UTF-8 can hold it: what it can't is spelt out, such as \\udce9 for a byte of a file's name."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _bare(name: str) -> tuple[str, set[int] | None]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import html
+import json
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +15,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write `content` so that a reader, or a crash, sees the old file or the new one and never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex}.tmp")  # threads and containers share process ids
     try:
         with open(temporary, "wb") as f:
             f.write(content)
@@ -23,6 +25,14 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def ordered(packed: bytes) -> bytes:
+    """A safetensors file with its header sorted by name; the library leaves the order of metadata to chance."""
+    end = 8 + int.from_bytes(packed[:8], "little")
+    header = json.dumps(json.loads(packed[8:end]), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + packed[end:]
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -39,7 +49,8 @@ def text_table(rows: Sequence[Sequence[str]], header: bool = True) -> list[str]:
 
 
 def html_table(rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    """Rows of strings as an HTML table, every cell escaped; the first row is the header."""
+    """Rows of strings as an HTML table, every cell escaped and no dollar mathematics; the first row is the header."""
     head = "".join(f"<th>{html.escape(c)}</th>" for c in rows[0])
     body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows[1:])
-    return f"<table><caption>{html.escape(caption)}</caption><tr>{head}</tr>{body}</table>"
+    plain = "class='tex2jax_ignore mathjax_ignore'"
+    return f"<table {plain}><caption>{html.escape(caption)}</caption><tr>{head}</tr>{body}</table>"

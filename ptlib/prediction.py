@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -19,7 +19,7 @@ from ptlib.data.batches import batched, fetch, resident
 from ptlib.errors import InputError
 from ptlib.kinds import DenseKind, dense_kind_of, kind_called
 from ptlib.models import Model, check_kind
-from ptlib.results import Predictions
+from ptlib.results import Predictions, refuse_unless
 from ptlib.runtime import autocast, choose_device, choose_precision, place, to_device
 from ptlib.texts import Texts, Tokens
 
@@ -48,7 +48,11 @@ def predict(
     place(model, where)
     how = (where, choose_precision(precision, where, model), batch_size)
     if kind:
-        return kind.predictions(forward(model, model, split.inputs, *how, kept=kind.kept), split, task)
+        try:
+            return kind.predictions(forward(model, model, split.inputs, *how, kept=kind.kept), split, task)
+        except NotFinite as e:
+            refuse_unless(e.finite, split.ids, split.name)
+            raise
     return of_logits(forward(model, model, split.inputs, *how), split, task)
 
 
@@ -73,6 +77,7 @@ def _predict_with(
             )
         said.append(batch)
     named: dict[str, Any] = {outputs: np.concatenate(said)}
+    refuse_unless(np.isfinite(named[outputs].reshape(len(split), -1)).all(1), split.ids, split.name)
     targets = [task.class_names[k] for k in split.targets.tolist()]
     return Predictions.of(targets, class_names=task.class_names, ids=split.ids, split=split.name, **named)
 
@@ -98,6 +103,17 @@ def features(
     return forward(model, model.backbone, split.inputs, where, chosen, batch_size)
 
 
+class NotFinite(FloatingPointError):
+    """What a model says of some examples is NaN or infinite; `finite` says of which not, bool (N,)."""
+
+    def __init__(self, finite: np.ndarray):
+        super().__init__(
+            f"the outputs for {int((~finite).sum())} of {len(finite)} examples hold NaN or infinity; lower lr, set "
+            "clip_norm, or use precision fp32"
+        )
+        self.finite = finite
+
+
 @torch.no_grad()
 def forward(
     model: Model, part: Callable[[Tensor], Tensor], inputs: Any, device: torch.device, precision: str,
@@ -109,19 +125,41 @@ def forward(
     and of the inputs.
     `batch_size` None stands for 128 images, fewer where they are larger than 224 pixels; of texts it counts tokens, of
     which as many are looked at as lie in 128 images of 224 pixels, a patch of 32 each.
+
+    Raises NotFinite where `kept` would make a class or a box, or none, of NaN.
     """
     model.eval()
     inputs = model.read(inputs)
     rows = batched(inputs, batch_size or affordable_batch(model, inputs))
-    outputs = []
+    outputs, finite = [], []
     with autocast(device, precision):
         for x in fetch(resident(inputs, device), rows, device):
             canvas, x = x.shape[1:3], model.preprocess(x)
-            outputs.append(
-                part(x).float() if kept is None else kept(part(x), x.shape[-2:], model.resized(canvas), canvas)
-            )
+            said = part(x)
+            if kept is None:
+                outputs.append(said.float())
+                continue
+            finite.append(_finite(said, len(x)))
+            outputs.append(kept(said, x.shape[-2:], model.resized(canvas), canvas))
+    if finite and not (every := torch.cat(finite)).all():
+        raise NotFinite(every.cpu().numpy())
     found = torch.cat(outputs)
     return found[to_device(torch.cat(list(rows)).argsort(), device)] if isinstance(inputs, Tokens) else found
+
+
+def _finite(said: Any, n: int) -> Tensor:
+    """Whether a head's outputs for each of `n` images are finite, bool (n,).
+
+    torchvision's detectors drop a box of NaN: theirs are finite where the maps and the head's weights are.
+    """
+    if isinstance(said, Tensor | tuple):
+        return _rows_finite([said] if isinstance(said, Tensor) else [v for v in said if len(v) == n])
+    weights = torch.stack([p.isfinite().all() for p in said.head.parameters()]).all()
+    return _rows_finite(said.maps.values()) & weights
+
+
+def _rows_finite(values: Iterable[Tensor]) -> Tensor:
+    return torch.stack([v.isfinite().flatten(1).all(1) for v in values if v.ndim > 1]).all(0)
 
 
 def affordable_batch(model: Model, inputs: Any) -> int:

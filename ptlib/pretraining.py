@@ -12,14 +12,13 @@ from torch import nn
 from ptlib.checkpoints import load_checkpoint
 from ptlib.core import Task
 from ptlib.errors import InputError
-from ptlib.files import write_whole
 from ptlib.kinds import one_class_each
 from ptlib.kinds.contrastive import Projection
 from ptlib.models import Model, build_model
 from ptlib.pretext import pretext
-from ptlib.runs import commit, describe, hashed_name, save_model
-from ptlib.stages import Stage
-from ptlib.train import History, finetune
+from ptlib.runs import describe, save_model, save_results, start_run
+from ptlib.stages import History, Stage
+from ptlib.train import finetune
 
 SMALL = "cifar_resnet8"
 
@@ -38,13 +37,14 @@ class Pretrained:
 def pretrain(
     source: Task, architecture: str | None = None, method: str = "supervised", *, epochs: int = 2,
     lr: float = 0.01, batch_size: int = 64, temperature: float = 0.5, image_size: int | None = None, seed: int = 0,
-    device: str = "auto", precision: str = "auto", log: Callable[[str], None] = print,
+    device: str = "auto", precision: str = "auto", resume: Path | None = None, log: Callable[[str], None] = print,
 ) -> Pretrained:  # fmt: skip
     """Train `architecture` (a ResNet-8 by default) from random weights on `source.train`, by `method` (see `pretext`).
 
     One cycle of AdamW over all weights, BatchNorm learning; the weights are those of the last epoch: nothing is chosen.
     The network sees each image `epochs` times; SimCLR, which shows two views, takes half the epochs, rounded up.
-    `temperature` divides SimCLR's similarities: the lower, the more the nearest wrong views weigh.
+    `temperature` divides SimCLR's similarities: the lower, the more the nearest wrong views weigh. `resume` is as in
+    `finetune`.
 
     Raises InputError for a method or an architecture that does not exist.
     """
@@ -58,7 +58,8 @@ def pretrain(
         model.head.temperature = temperature
     epochs = -(-epochs // 2) if method == "simclr" else epochs
     stage = Stage(method, epochs=epochs, lr=lr, batch_size=batch_size, schedule="one-cycle", batchnorm="train")
-    history = finetune(model, task, [stage], seed=seed, device=device, precision=precision, keep="last", log=log)
+    how: dict[str, Any] = {"seed": seed, "device": device, "precision": precision, "resume": resume, "log": log}
+    history = finetune(model, task, [stage], keep="last", **how)
     if task.kind != source.kind:  # what the backbone learned counts; the head was for the lesson alone
         head = nn.utils.skip_init(nn.Linear, model.width, 1)  # a usual one would draw from global random state
         for parameter in head.parameters():
@@ -69,24 +70,22 @@ def pretrain(
 
 def save_pretrained(
     notebook: str, parameters: Mapping[str, Any], pretrained: Pretrained, target: Task, tables: Mapping[str, Any], *,
-    run_name: str | None = None,
+    run: Path | None = None, run_name: str | None = None,
 ) -> Path:  # fmt: skip
     """Write a pretrained network and what it was found to be worth to `outputs/<run_name>/`; return that path.
 
-    It holds `model.safetensors`, which `load_checkpoint` takes, `history.csv`, `<name>.csv` for each of `tables`
-    (pandas DataFrames), and `run.json`: parameters, fingerprints of source and target, environment.
+    `run` is what `start_run` gave; without, it is begun here. Beside what `commit` puts there it holds
+    `model.safetensors`, which `load_checkpoint` takes, `history.csv`, and `<name>.csv` for each of `tables` (pandas
+    DataFrames).
     """
     source = pretrained.source
     provenance = describe(source, pretrained.model, pretrained.history)
-    key = (provenance["task"]["fingerprint"], target.fingerprint)
-    name = run_name or hashed_name(notebook, f"{source.name}-{pretrained.method}", parameters, *key)
+    run = run or start_run(notebook, parameters, source, target, run_name=run_name)
+    tables = {"history": pretrained.history.frame().set_index("stage"), **tables}
+    record = {**provenance, "method": pretrained.method,
+              "target": {"name": target.name, "fingerprint": target.fingerprint}}  # fmt: skip
 
     def fill(folder: Path) -> None:
         save_model(pretrained.model, source, folder / "model.safetensors")
-        write_whole(folder / "history.csv", pretrained.history.frame().to_csv(index=False).encode())
-        for table, frame in tables.items():
-            write_whole(folder / f"{table}.csv", frame.to_csv().encode())
 
-    record = {"notebook": notebook, "parameters": dict(parameters), "method": pretrained.method, **provenance,
-              "target": {"name": target.name, "fingerprint": target.fingerprint}}  # fmt: skip
-    return commit(name, fill, record)
+    return save_results(run, notebook, parameters, record, tables=tables, fill=fill)

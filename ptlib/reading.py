@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,10 @@ def _from_table(path: Path, frame: Any, split: str) -> Predictions:
 
 
 def _from_npz(path: Path, split: str) -> Predictions:
+    with zipfile.ZipFile(path) as z:
+        unpacked, packed = sum(part.file_size for part in z.infolist()), path.stat().st_size
+    if unpacked > 100 * packed + 100_000_000:
+        raise InputError(f"{path} would unpack to {unpacked:,} bytes, more than a hundred times its {packed:,}")
     with np.load(path, allow_pickle=False) as f:
         arrays = {name: f[name] for name in f.files}
     given = [name for name in ("logits", "probabilities") if name in arrays]

@@ -46,7 +46,7 @@ def evaluate(
     show one as large. `stratified`
     keeps the number of examples of each class; `groups`, a column's name or a label for each example, draws whole
     groups, where examples of one patient, scene or author are not independent; everything is then bootstrapped.
-    `selected_on` says what was chosen on what; `provenance` is kept with the report.
+    `selected_on` says what was chosen on what; `provenance` is kept with the report, and how it was made.
     """
     if interval not in ("percentile", "bca"):
         raise InputError(f"interval is {interval!r}; it must be percentile or bca")
@@ -61,9 +61,10 @@ def evaluate(
     per_class = {name: {what: found[f"{what}:{name}"] for what in each} for name in classes}
     matrix = confusion_of(predictions)
     chosen = {name: found[name] for name in names}
-    return Report(
-        chosen, len(predictions), predictions.split, per_class, matrix, classes, selected_on, dict(provenance or {})
-    )
+    how = {"metrics": names, "interval": interval, "resamples": resamples, "stratified": stratified, "seed": seed,
+           "groups": groups if groups is None or isinstance(groups, str) else True}  # fmt: skip
+    made = {**(provenance or {}), "how": how}
+    return Report(chosen, len(predictions), predictions.split, per_class, matrix, classes, selected_on, made)
 
 
 class Bootstrap:

@@ -127,6 +127,19 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
+def switches() -> dict[str, Any]:
+    """What the bits of products and convolutions depend on besides devices and packages."""
+    b: Any = torch.backends  # `allow_tf32` can't be read where some other code has set the newer `fp32_precision`
+    return {
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        "tf32": b.cuda.matmul.fp32_precision == "tf32",
+        "cudnn_tf32": b.cudnn.conv.fp32_precision == "tf32",
+        "cudnn_benchmark": b.cudnn.benchmark,
+        "cudnn": b.cudnn.version(),
+        "cpu_matmul": {"none": "fp32", "ieee": "fp32"}.get(p := b.mkldnn.matmul.fp32_precision, p),
+    }
+
+
 def environment(device: torch.device | None = None) -> dict[str, Any]:
     """What a result may depend on besides parameters and data: versions, device, threads, switches."""
     packages = ("ptlib", "torch", "torchvision", "timm", "transformers", "tokenizers", "peft", "numpy", "scikit-learn",
@@ -136,8 +149,7 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        **switches(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
     }
     if device is not None:

@@ -1,9 +1,9 @@
-"""The noun Stage, one leg of fine-tuning as data, and recipes: lists of stages by name."""
+"""The noun Stage, one leg of fine-tuning as data; recipes, lists of stages by name; and the history of a training."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from ptlib.errors import InputError, did_you_mean
@@ -109,6 +109,32 @@ class Stage:
             f"{self.name}: {', '.join(self.trainable)}{by}; {self.epochs} epochs of {self.optimizer}, lr {self.lr:g}"
             f"{decay}, {self.schedule}, batch {self.batch_size}"
         )
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened, a row for each epoch; `best` is the row whose weights the model ended with."""
+
+    rows: list[dict[str, Any]]
+    best: dict[str, Any]
+    seconds: dict[str, float]
+    device: str
+    precision: str
+    stages: tuple[Stage, ...] = field(repr=False)
+    keep: str = "best"
+
+    def frame(self) -> Any:
+        """The rows as a pandas DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows)
+
+    @property
+    def selected_on(self) -> str:
+        """What was chosen on what, for a report."""
+        if self.keep == "last":
+            return "nothing was selected: the last epoch"
+        return f"epoch {self.best['epoch']} of stage {self.best['stage']!r}, the best of {len(self.rows)} on val"
 
 
 def recipe(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeGuard
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ptlib.core import Task
 from ptlib.data.batches import fetch
+from ptlib.errors import InputError
 from ptlib.kinds import kind_of
 from ptlib.models import Model, layers
 from ptlib.prediction import affordable_batch
@@ -24,22 +25,56 @@ class Step:
 
     def __init__(
         self, model: Model, module: nn.Module, stage: Stage, task: Task, names: Sequence[str], device: torch.device,
-        precision: str, accumulate: int, compile: bool,
+        precision: str, accumulate: int | str, compile: bool, log: Callable[[str], None] = print,
     ):  # fmt: skip
         named = dict(model.named_parameters())
         self.parameters: list[Tensor] = [named[name] for name in names]
-        self.stage, self.device, self.precision, self.accumulate = stage, device, precision, accumulate
+        self.stage, self.device, self.precision, self.log = stage, device, precision, log
+        self.grows, self.parts = accumulate == "auto", 1 if isinstance(accumulate, str) else accumulate
         self.kind = kind_of(task)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(module) if compile else module
         self.optimizer, self.scales = make_optimizer(model, stage, names)
         self.start = [p.detach().clone() for p in self.parameters] if stage.l2_sp else []
         self.average = [p.detach().clone() for p in self.parameters] if stage.ema is not None else []
         self.count = 0
+        self.copied: tuple[Tensor, torch.cuda.Event] | None = None
 
-    def __call__(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
-        """Forward, backward, update; the mean loss of the batch, left on the device."""
+    def __call__(self, x: Tensor, y: Tensor, lr: float, seed: int = 0) -> Tensor:
+        """Forward, backward, update; the mean loss of the batch, left on the device. Dropout draws by `seed`.
+
+        InputError where memory runs out and the batch may not be computed in more parts.
+        """
+        while (total := self._backward(x, y, seed)) is None:
+            self.optimizer.zero_grad()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        self._update(lr)
+        return total
+
+    def _backward(self, x: Tensor, y: Tensor, seed: int) -> Tensor | None:
+        """Gradients and the mean loss; None where memory ran out and more parts are to be tried."""
+        torch.manual_seed(seed)
+        try:
+            return self._gradients(x, y)
+        except RuntimeError as e:
+            if not isinstance(e, torch.OutOfMemoryError) and "allocate memory" not in str(e):
+                raise
+            tried, more = -(-len(x) // self.parts), min(2 * self.parts, len(x))
+            said = f"out of memory in stage {self.stage.name!r}, with {tried} at once, batches of {len(x)}"
+            if tried == 1:
+                raise InputError(f"{said}; give a smaller image_size or max_length, or freeze more") from e
+            if not self.grows:
+                raise InputError(
+                    f"{said}; give accumulate={more}, or accumulate='auto', which doubles it until they fit, or "
+                    f"batch_size={len(x) // 2}"
+                ) from e
+        self.parts = more
+        self.log(f"{said}; going on with {-(-len(x) // more)} at once")
+        return None
+
+    def _gradients(self, x: Tensor, y: Tensor) -> Tensor:
         total = torch.zeros((), device=self.device)
-        for part_x, part_y in zip(x.tensor_split(self.accumulate), y.tensor_split(self.accumulate), strict=True):
+        for part_x, part_y in zip(x.tensor_split(self.parts), y.tensor_split(self.parts), strict=True):
             if len(part_x) == 0:
                 continue
             with autocast(self.device, self.precision):
@@ -47,6 +82,9 @@ class Step:
             loss = self.kind.loss(outputs, part_y, self.stage.label_smoothing) * (len(part_x) / len(x))
             loss.backward()
             total += loss.detach()
+        return total
+
+    def _update(self, lr: float) -> None:
         if self.start:  # gradient of l2_sp / 2 * ||w - w_start||^2
             pulled = [
                 (p.grad, p.detach(), s) for p, s in zip(self.parameters, self.start, strict=True) if p.grad is not None
@@ -63,7 +101,43 @@ class Step:
             self.count += 1
             decay = min(self.stage.ema or 0.0, (1 + self.count) / (10 + self.count))  # short runs: a shorter memory
             torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
-        return total
+
+    def finite(self, loss: Tensor) -> bool:
+        """Whether a sum of losses is finite; a GPU is not waited for, so of one the answer is a step old."""
+        if self.device.type != "cuda":
+            return bool(loss.isfinite())
+        before, event = self.copied, torch.cuda.Event()
+        flag = torch.empty((), dtype=torch.bool, pin_memory=True)
+        flag.copy_(loss.isfinite(), non_blocking=True)
+        event.record()
+        self.copied = flag, event
+        if before is None:
+            return True
+        before[1].synchronize()
+        return bool(before[0])
+
+    def state(self) -> dict[str, Tensor]:
+        """What it holds beside the model, by name: the optimizer's moments, averages, where the weights began."""
+        found = {"counts": torch.tensor([self.count, self.parts])}
+        for i, p in enumerate(self.parameters):
+            moments = {k: v for k, v in self.optimizer.state[p].items() if isinstance(v, Tensor)}
+            found |= {f"{i}.{name}": value for name, value in moments.items()}
+        for what, held in (("start", self.start), ("average", self.average)):
+            found |= {f"{i}.{what}": value for i, value in enumerate(held)}
+        return found
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave; each tensor in the memory order of its parameter."""
+        for name, value in state.items():
+            number, _, what = name.partition(".")
+            if name == "counts":
+                self.count, self.parts = value.tolist()
+            elif what in ("start", "average"):
+                {"start": self.start, "average": self.average}[what][int(number)].copy_(value)
+            else:
+                p = self.parameters[int(number)]
+                like = value.to(p.device) if what == "step" else torch.empty_like(p).copy_(value)
+                self.optimizer.state[p][what] = like.detach()
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -73,8 +147,8 @@ class Step:
             return
         held = [p.detach().clone() for p in self.parameters]
         with torch.no_grad():
-            torch._foreach_copy_(self.parameters, self.average)
             try:
+                torch._foreach_copy_(self.parameters, self.average)
                 yield
             finally:
                 torch._foreach_copy_(self.parameters, held)
@@ -156,11 +230,13 @@ def measure_statistics(model: Model, names: Sequence[str], inputs: Tensor, devic
     rows = torch.randperm(len(inputs), generator=generator("batchnorm statistics"))[:n]
     momenta = [norm.momentum for norm in norms]
     model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over batches
-        norm.train()
-    for x in fetch(inputs, rows.tensor_split(max(1, len(rows) // affordable_batch(model, inputs))), device):
-        model(model.preprocess(x))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over batches
+            norm.train()
+        for x in fetch(inputs, rows.tensor_split(max(1, len(rows) // affordable_batch(model, inputs))), device):
+            model(model.preprocess(x))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

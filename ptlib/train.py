@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from ptlib.kinds import dense_kind_of, kind_of
 from ptlib.lora import adapted, plain_state
 from ptlib.models import Model, check_kind, trainable_names
 from ptlib.prediction import forward
+from ptlib.resume import Place, State, code, digest, part
 from ptlib.runtime import (
     Clock,
     autocast,
@@ -30,36 +32,8 @@ from ptlib.runtime import (
     place,
     to_device,
 )
-from ptlib.stages import Stage
+from ptlib.stages import History, Stage
 from ptlib.step import Step, augmentations_of, measure_statistics, schedule, set_mode
-
-CHECK_EVERY = 50  # steps between two looks at the loss on a device that would have to be waited for
-
-
-@dataclass(frozen=True)
-class History:
-    """What happened, a row for each epoch; `best` is the row whose weights the model ended with."""
-
-    rows: list[dict[str, Any]]
-    best: dict[str, Any]
-    seconds: dict[str, float]
-    device: str
-    precision: str
-    stages: tuple[Stage, ...] = field(repr=False)
-    keep: str = "best"
-
-    def frame(self) -> Any:
-        """The rows as a pandas DataFrame."""
-        import pandas as pd
-
-        return pd.DataFrame(self.rows)
-
-    @property
-    def selected_on(self) -> str:
-        """What was chosen on what, for a report."""
-        if self.keep == "last":
-            return "nothing was selected: the last epoch"
-        return f"epoch {self.best['epoch']} of stage {self.best['stage']!r}, the best of {len(self.rows)} on val"
 
 
 def finetune(
@@ -71,8 +45,9 @@ def finetune(
     device: str = "auto",
     precision: str = "auto",
     compile: bool = False,
-    accumulate: int = 1,
+    accumulate: int | Literal["auto"] = 1,
     keep: Literal["best", "last"] = "best",
+    resume: Path | None = None,
     log: Callable[[str], None] = print,
 ) -> History:
     """Train `model` on `task.train` through `stages`, in place; keep the weights that score best on `task.val`.
@@ -85,33 +60,46 @@ def finetune(
     epoch, step), so equal arguments give equal bits on one machine, whatever ran before.
 
     `accumulate` splits each batch into so many parts, computed one after the other: less memory, the same gradient up
-    to rounding (and BatchNorm's statistics; boxes and pixels count by their share of a part). Progress goes to `log`.
+    to rounding (and BatchNorm's statistics; boxes and pixels count by their share of a part). "auto" doubles the parts
+    where memory runs out. Progress goes to `log`.
+
+    `resume` is a folder of this training's own: where it stands is saved there every minute, and on SIGTERM or an
+    interrupt. Called again with the same arguments it goes on from there, to the bits it would have had without.
 
     Raises FloatingPointError when the loss is no longer finite; the model then has the best weights before that, if an
-    epoch was scored.
+    epoch was scored. InputError where memory runs out, and where what lies in `resume` was begun with other stages,
+    data, weights or code.
     """
     if not stages:
         raise InputError("there is no stage to run; give at least one, or epochs above 0")
     if keep not in ("best", "last"):
         raise InputError(f"keep is {keep!r}; it must be best or last")
-    if accumulate > 1 and task.kind == "contrastive":
+    if accumulate != 1 and task.kind == "contrastive":
         raise InputError(f"accumulate is {accumulate}; a contrastive loss needs its batch whole, so it must be 1")
     check_kind(model, task)
     if dense := dense_kind_of(task):
         dense.check(task, stages)
     where = choose_device(device)
-    run = _Run(model, task, where, choose_precision(precision, where, model), accumulate, compile, keep, log)
+    how: dict[str, Any] = {"precision": choose_precision(precision, where, model), "accumulate": accumulate,
+                           "compile": compile, "keep": keep}  # fmt: skip
+    asked = {"stages": [asdict(s) for s in stages], "seed": seed, **how, "device": where.type,
+             "augment": task.augment, "preprocessing": asdict(model.preprocessing)}  # fmt: skip
+    if resume:  # what takes a moment to hash
+        asked |= {"data": task.fingerprint, "weights": digest(model.state_dict()), "code": code()}
+    run = _Run(model, task, where, Place(resume, asked, log), log, **how)
     place(model, where)
-    run.epochs_left = sum(s.epochs for s in stages if s.optimizer != "lbfgs")
+    run.n_stages, run.epochs_left = len(stages), sum(s.epochs for s in stages if s.optimizer != "lbfgs")
+    run.restore()
     with deterministic(where):
-        for index, stage in enumerate(stages):
+        for index, stage in list(enumerate(stages))[run.at[0] :]:
             try:
                 run.stage(stage, (seed, index))
                 if not run.best:  # no epoch so far: the weights it came with are the best there are
-                    run.score_start(stage)
+                    run.score(stage, 0, math.nan, 0.0, False, 0.0)
             finally:
                 if run.best_state:
                     model.load_state_dict(run.best_state)
+    run.end()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     model.eval()
@@ -122,11 +110,11 @@ class _Run:
     """What the stages of one `finetune` share."""
 
     def __init__(
-        self, model: Model, task: Task, device: torch.device, precision: str, accumulate: int, compile: bool,
-        keep: str, log: Callable[[str], None],
+        self, model: Model, task: Task, device: torch.device, place: Place, log: Callable[[str], None],
+        precision: str, accumulate: int | str, compile: bool, keep: str,
     ):  # fmt: skip
-        self.model, self.task, self.device, self.precision = model, task, device, precision
-        self.accumulate, self.compile, self.keep, self.log = accumulate, compile, keep, log
+        self.model, self.task, self.device, self.place, self.log = model, task, device, place, log
+        self.precision, self.accumulate, self.compile, self.keep = precision, accumulate, compile, keep
         self.kind, dense = kind_of(task), dense_kind_of(task)
         self.kept = dense.kept if dense else None
         self.clock = Clock()
@@ -136,14 +124,55 @@ class _Run:
         self.features: dict[str, Tensor] = {}
         self.val_inputs = resident(model.read(task.val.inputs), device)
         self.targets = {split.name: resident(split.targets, device) for split in (task.train, task.val)}
-        self.epochs_left = 0
+        self.n_stages = self.epochs_left = 0
+        self.at, self.done = (0, 1, 0), 0  # the stage, epoch and step that come next; what was done so far
+        self.total = torch.zeros((), device=device)  # of the epoch's losses
+        self.step: Step | None = None
+        self.saved: State | None = None  # what it is to go on from, until it does
+
+    def state(self) -> State:
+        """All that the rest of the training depends on."""
+        if self.saved:
+            return self.saved
+        tensors = {f"best.{name}": value for name, value in self.best_state.items()} | {"total": self.total}
+        if self.at[0] < self.n_stages:
+            tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"step.{name}": value for name, value in (self.step.state() if self.step else {}).items()}
+        facts = {"step": self.done, "at": self.at, "rows": self.rows, "best": self.best, "left": self.epochs_left,
+                 "seconds": self.clock.seconds}  # fmt: skip
+        return tensors, facts
+
+    def restore(self) -> None:
+        """Take up what was saved, up to the weights, which wait for the stage to be set up."""
+        self.saved = self.place.restore()
+        if not self.saved:
+            return
+        tensors, facts = self.saved
+        self.done, self.rows, self.best, self.epochs_left = (facts[k] for k in ("step", "rows", "best", "left"))
+        self.at, self.clock.seconds = tuple(facts["at"]), facts["seconds"]
+        self.best_state = part(tensors, "best")
+        self.total = tensors["total"].to(self.device)
+        if self.at[0] == self.n_stages:
+            self.model.load_state_dict(self.best_state)
+
+    def end(self) -> None:
+        """Save what it ended with, once."""
+        if self.at[0] < self.n_stages:
+            self.at = (self.n_stages, 1, 0)
+            self.done += 1
+            self.place.save(self.state())
 
     def stage(self, stage: Stage, key: tuple[int, ...]) -> None:
         names = trainable_names(self.model, stage.trainable)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in names)
+        self.at = self.at if self.saved else (key[-1], 1, 0)
         with adapted(self.model, names, stage.lora, derived_seed(*key, "lora")) as learning:
-            self._epochs(stage, key, learning)
+            if self.saved:
+                self.model.load_state_dict(part(self.saved[0], "model"))
+            with self.place.watched(self.state):
+                self._epochs(stage, key, learning)
+        self.step = None
 
     def _epochs(self, stage: Stage, key: tuple[int, ...], names: Sequence[str]) -> None:
         head_only = all(name.startswith("head.") for name in names)
@@ -154,22 +183,30 @@ class _Run:
         elif not head_only:
             self.features.clear()
         if stage.optimizer == "lbfgs":
-            self._exact_head(stage)
+            self.saved = None
+            if self.at[1] == 1:
+                self._exact_head(stage)
             return
         module = self.model.head if cached else self.model
         inputs = self.features["train"] if cached else self.model.read(self.task.train.inputs)
-        step = Step(self.model, module, stage, self.task, names, self.device, self.precision, self.accumulate,
-                    self.compile)  # fmt: skip
+        with self.place.whole():
+            step = Step(self.model, module, stage, self.task, names, self.device, self.precision, self.accumulate,
+                        self.compile, self.log)  # fmt: skip
+            if self.saved:
+                step.load(part(self.saved[0], "step"))
+            self.step, self.saved = step, None
         n = len(inputs)
         steps_per_epoch = math.ceil(n / stage.batch_size)
         inputs = resident(inputs, self.device)
-        for epoch in range(1, stage.epochs + 1):
+        for epoch in range(self.at[1], stage.epochs + 1):
             start = time.perf_counter()
             set_mode(self.model, stage, names)
             order = shuffled(inputs, steps_per_epoch, generator(*key, "order", epoch))
-            total = torch.zeros((), device=self.device)
+            first = self.at[2]
+            self.total = self.total if first else torch.zeros((), device=self.device)
             with self.clock("train head" if cached else "train"):
-                for i, x in enumerate(fetch(inputs, order, self.device)):
+                for i, x in enumerate(fetch(inputs, order[first:], self.device), first):
+                    self.place.passing(self.state)
                     done = (epoch - 1) * steps_per_epoch + i
                     rows = to_device(order[i], self.device)
                     draws = generator(*key, "step", epoch, i)
@@ -177,23 +214,27 @@ class _Run:
                     y = y[rows] if y.device == rows.device else y[order[i]].to(self.device)
                     if not cached:
                         x, y = self.kind.prepare(self.model, x, y, augmentations, draws, self.task.n_classes)
-                    torch.manual_seed(derived_seed(*key, "dropout", epoch, i))
                     progress = (done + 0.5) / (stage.epochs * steps_per_epoch)
-                    total += step(x, y, stage.lr * schedule(stage, progress)) * len(rows)
-                    if (self.device.type == "cpu" or i % CHECK_EVERY == CHECK_EVERY - 1) and not total.isfinite():
+                    with self.place.whole():
+                        lr, dropout = stage.lr * schedule(stage, progress), derived_seed(*key, "dropout", epoch, i)
+                        self.total += step(x, y, lr, dropout) * len(rows)
+                        self.at, self.done = (key[-1], epoch, i + 1), self.done + 1
+                    if not step.finite(self.total):
                         self._diverged(stage, epoch, f"by step {i + 1} of {steps_per_epoch}")
-                loss = float(total) / n
+                loss = float(self.total) / n
             if not math.isfinite(loss):
                 self._diverged(stage, epoch, f"by step {steps_per_epoch} of {steps_per_epoch}")
             seconds = time.perf_counter() - start
+            rate = n * (1 - first / len(order)) / seconds
             if self.keep == "last" and epoch < stage.epochs:
-                self._note(stage, epoch, loss, {}, n / seconds, seconds)
+                with self.place.whole():
+                    self._note(stage, epoch, loss, {}, rate, seconds)
                 continue
             with step.averaged():
                 if stage.batchnorm == "train" and not head_only:
                     with self.clock("batchnorm statistics"), autocast(self.device, self.precision):
                         measure_statistics(self.model, names, self.task.train.inputs, self.device)
-                self._score(stage, epoch, loss, n / seconds, cached, seconds)
+                self.score(stage, epoch, loss, rate, cached, seconds)
 
     def _cache_features(self) -> None:
         with self.clock("features"):
@@ -212,13 +253,9 @@ class _Run:
             penalty, loss = fit_head(head, self.features, self.targets)
         seconds = time.perf_counter() - start
         self.log(f"{stage.name}: features cached, head fitted with L2 penalty {penalty:g}")
-        self._score(stage, 1, loss, len(self.task.train) / seconds, True, seconds)
+        self.score(stage, 1, loss, len(self.task.train) / seconds, True, seconds)
 
-    def score_start(self, stage: Stage) -> None:
-        """Score the weights a stage began with."""
-        self._score(stage, 0, math.nan, 0.0, False, 0.0)
-
-    def _score(self, stage: Stage, epoch: int, loss: float, rate: float, cached: bool, seconds: float) -> None:
+    def score(self, stage: Stage, epoch: int, loss: float, rate: float, cached: bool, seconds: float) -> None:
         """Score on val, remember the row, keep the weights if they are the best so far."""
         with self.clock("score on val"):
             if cached:
@@ -231,11 +268,12 @@ class _Run:
         if not all(map(math.isfinite, scores.values())):
             self._diverged(stage, epoch, "on val")
         metric = f"val_{self.task.primary_metric}"
-        row = self._note(stage, epoch, loss, scores, rate, seconds)
-        rank = row[metric], -row.get("val_loss", 0.0)
-        if self.keep == "last" or not self.best or rank > (self.best[metric], -self.best.get("val_loss", 0.0)):
-            self.best = row
-            self.best_state = plain_state(self.model)
+        with self.place.whole():
+            row = self._note(stage, epoch, loss, scores, rate, seconds)
+            rank = row[metric], -row.get("val_loss", 0.0)
+            if self.keep == "last" or not self.best or rank > (self.best[metric], -self.best.get("val_loss", 0.0)):
+                self.best = row
+                self.best_state = plain_state(self.model)
 
     def _note(
         self, stage: Stage, epoch: int, loss: float, scores: Mapping[str, float], rate: float, seconds: float
@@ -245,18 +283,14 @@ class _Run:
         row |= {f"val_{name}": value for name, value in scores.items()}
         row |= {"examples_per_s": rate, "seconds": seconds}
         self.rows.append(row)
+        self.at, self.done = (self.at[0], epoch + 1, 0), self.done + 1
         if stage.optimizer != "lbfgs" and epoch:
             self.epochs_left -= 1
         left = f", about {self.epochs_left * seconds:.0f} s left" if self.epochs_left else ""
-        count = f" {epoch}/{stage.epochs}" if stage.optimizer != "lbfgs" else ""
-        metric = self.task.primary_metric
+        count, metric = f" {epoch}/{stage.epochs}" if stage.optimizer != "lbfgs" else "", self.task.primary_metric
         said = f", val {metric} {scores[metric]:.3f}" if scores else ""
-        done = (
-            f"{count}: loss {loss:.3f}{said}, {rate:,.0f} {self.task.reads}/s{left}"
-            if epoch
-            else f": as it begins{said}"
-        )
-        self.log(f"{stage.name}{done}")
+        done = f"{count}: loss {loss:.3f}{said}, {rate:,.0f} {self.task.reads}/s{left}"
+        self.log(f"{stage.name}{done if epoch else f': as it begins{said}'}")
         return row
 
     def _diverged(self, stage: Stage, epoch: int, when: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zipfile
 from pathlib import Path
@@ -82,6 +83,12 @@ def feature_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where features are kept while a test runs: a folder of its own."""
     monkeypatch.setenv("PTLIB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "features"
+
+
+def rehash(folder: Path) -> None:
+    """Make a folder's hashes again, as one who edits it would."""
+    sums = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.name != "SHA256SUMS"}
+    (folder / "SHA256SUMS").write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
 
 
 def silent(line: str) -> None:

@@ -254,6 +254,7 @@ def test_torchvision_weights_are_found_in_its_cache(
         load_checkpoint("torchvision/resnet18")
 
 
+@pytest.mark.usefixtures("with_nbval")
 @pytest.mark.parametrize(
     ("name", "first", "blocks", "size"),
     [

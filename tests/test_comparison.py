@@ -74,6 +74,7 @@ def test_exchanges_of_a_ranking_go_by_each_models_own_ranks() -> None:
     assert found.as_large / found.shuffles == pytest.approx(exact, abs=0.015)
 
 
+@pytest.mark.usefixtures("with_nbval")
 @pytest.mark.parametrize("name", ["accuracy", "macro_f1", "macro_auroc", "log_loss"])
 def test_the_interval_is_that_of_examples_drawn_for_both(name: str) -> None:
     a, b = pair(120)
@@ -173,7 +174,7 @@ def test_leaderboards_correct_for_their_number_of_pairs() -> None:
     assert board["m1", "m0"] is board["m0", "m1"]
     assert board.matrix().loc["m1", "m0"] == -board.matrix().loc["m0", "m1"]
     assert (board.p_values().to_numpy() == board.p_values().to_numpy().T)[~np.eye(4, dtype=bool)].all()
-    assert "<table>" in board._repr_html_()
+    assert "<table class=" in board._repr_html_()
     assert str(board).splitlines()[0] == "400 examples, best first"
     low = leaderboard(models, "log_loss", resamples=200)
     losses = [e.value for e in low.estimates.values()]

@@ -44,6 +44,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(10 * math.log10(255**2 / (a.float() - b.float()).square().mean()))
 
 
+@pytest.mark.usefixtures("with_nbval")
 @pytest.mark.parametrize(("side", "times", "tolerance"), [(32, 40, 0.6), (64, 10, 0.8), (224, 1, 2.0)])
 def test_as_strong_as_the_published_generators(side: int, times: int, tolerance: float) -> None:
     x = photographs(side).repeat(times, 1, 1, 1)
@@ -87,6 +88,7 @@ def test_one_seed_gives_one_set_of_bits() -> None:
     assert np.corrcoef(noise[0].flatten(), noise[1].flatten())[0, 1] > 0.99  # one draw for all severities
 
 
+@pytest.mark.usefixtures("with_nbval")
 def test_512_small_images_through_all_take_less_than_a_minute() -> None:
     x = torch.randint(0, 256, (512, 32, 32, 3), dtype=torch.uint8, generator=generator(0))
     start = time.perf_counter()

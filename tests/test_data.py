@@ -295,7 +295,7 @@ def test_a_long_strip_costs_no_more_than_its_middle() -> None:
 
 def test_animations_odd_pixels_and_bombs_are_refused(tmp_path: Path) -> None:
     frames = [Image.fromarray(GRADIENT), Image.fromarray(255 - GRADIENT)]
-    with pytest.raises(ValueError, match="it has 2 frames"):
+    with pytest.raises(ValueError, match="it has several frames"):
         images.decode(saved(tmp_path, frames[0], "a.gif", save_all=True, append_images=frames[1:]))
     with pytest.raises(ValueError, match="mode 'F'"):
         images.decode(saved(tmp_path, Image.fromarray(GRADIENT[..., 0].astype(np.float32)), "f.tif"))

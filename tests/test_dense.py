@@ -334,6 +334,7 @@ def test_a_detector_is_not_taken_for_a_segmenter(start: pt.Checkpoint, tmp_path:
         pt.build_model(pt.load_checkpoint(str(path)), marked(kind="segmentation"))
 
 
+@pytest.mark.usefixtures("with_nbval")
 @pytest.mark.parametrize(
     "name, size",
     [

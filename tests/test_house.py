@@ -29,13 +29,13 @@ PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
 
 # A module may import from floors below its own, and from its own floor what stands before it in the row.
 FLOORS = [
-    ["errors", "files", "arrays", "preprocessing", "texts", "core", "results", "reading", "params", "stages", "runtime",
-     "stats", "metrics", "measures", "resampling", "transferability", "outliers"],
+    ["errors", "files", "sheets", "folders", "arrays", "preprocessing", "texts", "core", "results", "reading", "stages",
+     "conflicts", "params", "runtime", "stats", "metrics", "measures", "resampling", "transferability", "outliers"],
     ["wheels", "corruptions", "data", "networks", "dense", "kinds", "pretext", "weights", "language", "architectures",
      "checkpoints", "models"],
-    ["prediction", "head", "lora", "step", "train", "rates", "runs", "similarity", "pretraining", "transfers", "words",
-     "attribution"],
-    ["report", "comparison", "decisions", "diagnosis", "selection", "shift", "plots"],
+    ["prediction", "head", "lora", "step", "resume", "train", "rates", "runs", "comparable", "similarity",
+     "pretraining", "transfers", "words", "attribution"],
+    ["report", "comparison", "decisions", "diagnosis", "selection", "shift", "plots", "verification", "cli"],
 ]  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_imports_point_down() -> None:
 def test_files_stay_readable() -> None:
     lines = {p: len(p.read_text().splitlines()) for p in (ROOT / "ptlib").rglob("*.py")}
     assert max(lines.values()) <= 300, max(lines, key=lambda p: lines[p])
-    assert sum(lines.values()) < 18_000
+    assert sum(lines.values()) < 19_500
 
 
 def test_import_is_quick_beside_torch() -> None:

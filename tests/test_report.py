@@ -124,6 +124,7 @@ def test_several_labels_equal_scikit_learns(tmp_path: Path) -> None:
         evaluate(p, metrics=["matthews"])
 
 
+@pytest.mark.usefixtures("with_nbval")
 @pytest.mark.parametrize("name", ["macro_f1", "matthews", "macro_auroc", "weighted_average_precision", "log_loss"])
 def test_the_bootstrap_of_weights_is_the_bootstrap_of_examples(name: str) -> None:
     p, rng = scored(150), np.random.default_rng(5)
@@ -191,6 +192,7 @@ def test_strata_take_the_class_sizes_as_given() -> None:
     assert free.high - free.low > 0.1
 
 
+@pytest.mark.usefixtures("with_nbval")
 def test_intervals_cover() -> None:
     """150 samples of 150 from a population: 95 % intervals hold its value in 89 to 99 % of them."""
     from ptlib.diagnosis import coverage

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ptlib import runs
 from ptlib.core import Checkpoint, Task
@@ -17,6 +20,7 @@ from ptlib.models import Model, build_model, load_checkpoint
 from ptlib.prediction import predict
 from ptlib.report import evaluate
 from ptlib.results import Predictions, Report
+from ptlib.runs import writing
 from ptlib.stages import Stage
 from ptlib.train import finetune
 from tests.conftest import Tiny, make_task
@@ -44,11 +48,19 @@ def test_a_run_says_what_made_it_and_gives_it_back(root: Path, tiny: Checkpoint,
     assert record["task"]["fingerprint"] == task.fingerprint
     assert record["stages"][0]["lr"] == 0.01
     assert record["environment"]["threads"] >= 1
-    for name, digest in record["files"].items():
+    sums = [line.split("  ") for line in (path / "SHA256SUMS").read_text().splitlines()]
+    for digest, name in sums:
         assert hashlib.sha256((path / name).read_bytes()).hexdigest() == digest
-    assert {p.name for p in path.iterdir()} == {*record["files"], "run.json"}
+    assert {p.name for p in path.iterdir()} == {*(name for _, name in sums), "SHA256SUMS"}
+    assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=path).returncode == 0
+    made = record["made_by"]
+    assert (made["data"], made["device"]) == (task.fingerprint, "cpu")
+    assert made["threads"] == torch.get_num_threads()
+    assert set(made["code"]) in ({"sha256"}, {"sha256", "commit", "dirty"})
     again = Predictions.load(path / "predictions.safetensors")
-    assert evaluate(again).to_dict() == Report.load(path / "report.json").to_dict()
+    report = Report.load(path / "report.json")
+    assert report.provenance.items() >= made.items()
+    assert replace(report, provenance=evaluate(again).provenance).to_dict() == evaluate(again).to_dict()
 
 
 def test_its_weights_are_a_checkpoint(root: Path, tiny: Checkpoint, task: Task) -> None:
@@ -98,13 +110,15 @@ def test_a_failed_save_leaves_the_run_before_it(
     def full(*a: object, **k: object) -> None:
         raise OSError(28, "No space left on device")
 
-    for step in ("save_model", "_write_json"):
+    for step in ("save_model", "write_whole"):
         with monkeypatch.context() as m:
-            m.setattr(runs, step, full)
+            m.setattr(writing, step, full)
             with pytest.raises(OSError, match="No space"):
                 runs.save_run("finetune", {"n": 2}, **parts, run_name="mine")
         assert {p.name: p.read_bytes() for p in path.iterdir()} == before
-        assert [p.name for p in root.iterdir()] == ["mine"]
+        assert {p.name for p in root.iterdir()} <= {"mine", "mine.unfinished", ".locks"}
+    assert runs.save_run("finetune", {"n": 2}, **parts, run_name="mine") == path
+    assert {p.name for p in root.iterdir()} == {"mine", ".locks"}
 
 
 def test_a_run_is_read_back_with_both_its_splits(root: Path, tiny: Checkpoint, task: Task) -> None:
@@ -119,14 +133,13 @@ def test_a_run_is_read_back_with_both_its_splits(root: Path, tiny: Checkpoint, t
         chosen, reported = run.val_and_test()
         np.testing.assert_array_equal(chosen.scores, val.scores)
         np.testing.assert_array_equal(reported.scores, parts["predictions"][0].scores)
-    record = json.loads((path / "run.json").read_text())
     (path / "predictions-val.safetensors").write_bytes(b"another")
-    with pytest.raises(InputError, match="is not the file that the run saved"):
+    with pytest.raises(InputError, match="not as it was saved: the SHA-256 of predictions-val.safetensors is not"):
         runs.read_run("mine")
-    (path / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
-    with pytest.raises(InputError, match="is 'interrupted', not complete"):
+    (path / "SHA256SUMS").unlink()
+    with pytest.raises(InputError, match="not as it was saved: SHA256SUMS can't be read"):
         runs.read_run("mine")
-    (path / "run.json").write_text("{")
+    (path / "run.json").unlink()
     with pytest.raises(InputError, match="is no run"):
         runs.read_run("mine")
     with pytest.raises(InputError, match="there is no run 'yours'"):

@@ -56,7 +56,7 @@ def test_a_ranking_needs_features_and_labels_only(task: Task) -> None:
         assert ranking.rows["strength 3.0"][score] > ranking.rows["strength 0.0"][score], score
     text = str(ranking)
     assert text.splitlines()[0] == "colours: 3 candidates on 60 train and 30 val examples"
-    assert "<table>" in ranking._repr_html_()
+    assert "<table class=" in ranking._repr_html_()
     with pytest.raises(InputError, match="only a checkpoint can be fine-tuned"):
         selection.fine_tune(next(iter(ranking.candidates.values())), task)
 

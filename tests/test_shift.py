@@ -42,7 +42,7 @@ from ptlib.results import Predictions
 from ptlib.similarity import averaged
 from ptlib.stages import Stage
 from ptlib.train import finetune
-from tests.conftest import make_task
+from tests.conftest import make_task, rehash
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "generalize.ipynb"
 QUICK = [Stage("head", ("head",), optimizer="lbfgs", augment=())]
@@ -782,21 +782,25 @@ def test_what_is_not_the_run_that_was_saved_is_refused(saved: Path, monkeypatch:
     record = json.loads((saved / "run.json").read_text())
     changed = {**record, "parameters": {**record["parameters"], "n_train": 70}}
     (saved / "run.json").write_text(json.dumps(changed))
+    rehash(saved)
     with pytest.raises(InputError, match="not those the run in .* was made with"):
         runs.reopen(saved)
     gone = {**record, "parameters": {**record["parameters"], "checkpoint": "gone.safetensors"}}
     (saved / "run.json").write_text(json.dumps(gone))
+    rehash(saved)
     lines: list[str] = []
     _, ways = shift.of_run(str(saved), device="cpu", log=lines.append)
     assert list(ways.models) == ["run"]
     assert "stands alone" in lines[0]
     (saved / "run.json").write_text(json.dumps(record))
+    rehash(saved)
     weights = bytearray((saved / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (saved / "model.safetensors").write_bytes(weights)
-    with pytest.raises(InputError, match="its SHA-256 differs"):
+    with pytest.raises(InputError, match=r"the SHA-256 of model.safetensors is not the one in SHA256SUMS"):
         runs.reopen(saved)
     (saved / "model.safetensors").unlink()
+    rehash(saved)
     with pytest.raises(InputError, match="holds no fine-tuned model"):
         runs.reopen(saved)
     with pytest.raises(InputError, match="there is no run"):
@@ -804,12 +808,15 @@ def test_what_is_not_the_run_that_was_saved_is_refused(saved: Path, monkeypatch:
 
 
 def test_another_notebooks_run_is_not_overwritten(saved: Path) -> None:
-    record = {"notebook": "generalize", "parameters": {}}
     with pytest.raises(InputError, match=r"a run of finetune.ipynb, which would be lost"):
-        runs.save_tables("mine", {}, record, runs.read_run("mine").test)
+        runs.start_run("generalize", {}, run_name="mine")
     assert (saved / "model.safetensors").is_file()
-    path = runs.save_tables("tables", {}, record, runs.read_run("mine").test)
-    assert runs.save_tables("tables", {}, record, runs.read_run("tables").test) == path
+    said = runs.read_run("mine").test
+    for _ in range(2):
+        begun = runs.start_run("generalize", {}, run_name="tables")
+        assert runs.status("tables") in ("running", "complete")
+        path = runs.save_results(begun, "generalize", {}, {}, predictions=said)
+        assert (path.name, runs.status("tables")) == ("tables", "complete")
 
 
 @pytest.mark.usefixtures("with_nbval")

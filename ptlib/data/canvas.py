@@ -132,8 +132,16 @@ def refused(path: Path, root: Path) -> str | None:
         if not path.resolve().is_relative_to(root):
             return "it lies outside the folder"
         return None if path.is_file() else "there is no such file"
-    except (OSError, ValueError):  # too long, a null byte
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, a link to itself
         return "no file can have that name"
+
+
+def is_given(path: Path, root: Path) -> bool:
+    """Whether a file that may be missing is there. InputError if it is not to be opened: what it says would be lost."""
+    reason = refused(path, root)
+    if reason and os.path.lexists(path):
+        raise InputError(f"{path}: {reason}")
+    return reason is None
 
 
 def attempt(work: Callable[[A], B], items: Sequence[A], name: Callable[[A], str], skipped: Problems) -> dict[int, B]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ptlib.core import Task
-from ptlib.data.canvas import Example, assemble, attempt, clipped, refused, stated_size
+from ptlib.data.canvas import Example, assemble, attempt, clipped, is_given, refused, stated_size
 from ptlib.data.draw import Draw, Problems
 from ptlib.errors import InputError
 
@@ -45,7 +45,7 @@ def _files(root: Path) -> dict[str, Path]:
     """The annotation file of each split, by its name."""
     folder = root / "annotations"
     paths = sorted(folder.glob("instances_*.json")) or sorted(folder.glob("*.json"))
-    paths = [path for path in paths if refused(path, root) is None]
+    paths = [path for path in paths if is_given(path, root)]
     found: dict[str, Path] = {}
     for path in paths:
         match = re.search(r"(?:^|[^a-z]|mini)(train|val|test)", path.stem.lower())

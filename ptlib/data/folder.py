@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptlib.core import Split, Task
+from ptlib.core import Split, Task, is_utf8, written
 from ptlib.data.draw import Draw, Pool, Problems, assemble, some
 from ptlib.data.images import MEMORY_LIMIT, SUFFIXES, decode_all, files_key, storage_side
 from ptlib.errors import InputError
@@ -40,7 +41,8 @@ def read_classes(
 ) -> tuple[tuple[str, ...], Split]:
     """A folder of classes as one split, of `n` images drawn by `seed`; of its test part, or val, where it has splits.
 
-    Files that can't be read are left out; InputError if all are, or if what is to stay `in_memory` is too large for it.
+    Files that can't be read are left out, with a warning; InputError if all are, or if what is to stay `in_memory` is
+    too large for it.
     """
     skipped: Problems = []
     parts = _given_splits(root, skipped)
@@ -54,13 +56,25 @@ def read_classes(
     pixels, kept, problems = pool.fetch(rows)
     if len(kept) == 0:
         raise InputError(f"no image of {root} could be read; the first, {': '.join(problems[0])}")
+    tell(root, skipped + problems)
     rows = rows[kept]
     return names, Split("test", pixels, torch.from_numpy(labels[rows]), [pool.ids[i] for i in rows])
 
 
 def list_images(root: Path) -> list[Path]:
-    """Every image file under a folder, in order, links that leave it excepted."""
-    return [path for path in sorted(_files(root, root, [])) if _refused(path, root) is None]
+    """Every image file under a folder, in order; a warning tells of those that are not to be opened."""
+    skipped: Problems = []
+    files = sorted(path for path in _files(root, root, skipped) if path.suffix.lower() in SUFFIXES)
+    reasons = {path: _refused(path, root) for path in files}
+    tell(root, skipped + [(path.relative_to(root).as_posix(), why) for path, why in reasons.items() if why])
+    return [path for path, why in reasons.items() if why is None]
+
+
+def tell(root: Path, skipped: Problems) -> None:
+    """Warn of files that are left out, where no task lists them."""
+    if skipped:
+        name, reason = map(written, skipped[0])
+        warnings.warn(f"{len(skipped)} files of {root} are left out; the first, {name}: {reason}", stacklevel=3)
 
 
 def from_files(paths: list[Path], labels: np.ndarray, root: Path, side: int) -> Pool:
@@ -104,6 +118,9 @@ def _given_splits(root: Path, skipped: Problems) -> dict[str, Path]:
 def _class_names(folders: list[Path], root: Path, skipped: Problems) -> tuple[str, ...]:
     per_folder = [{f.name for f in _folders(folder, root, skipped)} for folder in folders]
     names = tuple(sorted(per_folder[0]))
+    for name in names:
+        if not is_utf8(name):
+            raise InputError(f"class folder {name!r} of {root} has a name that is not UTF-8; rename it")
     for folder, found in zip(folders, per_folder, strict=True):
         if found != set(names):
             odd = sorted(found ^ set(names))
@@ -151,6 +168,7 @@ def _files(folder: Path, root: Path, skipped: Problems) -> Iterator[Path]:
         skipped.append((Path(e.filename).relative_to(root).as_posix(), f"it can't be listed: {e.strerror}"))
 
     for parent, folders, files in os.walk(folder, onerror=unreadable):
+        folders.sort()  # in whatever order the directory lists them
         for name in [f for f in folders if Path(parent, f).is_symlink()]:
             skipped.append((Path(parent, name).relative_to(root).as_posix(), "it is a link to a folder"))
         folders[:] = [f for f in folders if not f.startswith(".")]
@@ -161,6 +179,11 @@ def _refused(path: Path, root: Path) -> str | None:
     """Why a file is not to be opened, None if it is."""
     if path.suffix.lower() not in SUFFIXES:
         return "its name is not that of an image"
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-        return "it is a link that leaves the folder"
+    try:
+        if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+            return "it is a link that leaves the folder"
+    except (OSError, RuntimeError):
+        return "it is a link to itself"
+    if not is_utf8(path.relative_to(root).as_posix()):
+        return "its name is not UTF-8; rename it"
     return None if path.is_file() else "it is no regular file"

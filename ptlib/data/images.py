@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,8 +36,8 @@ def decode(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"it claims more than {MOST_PIXELS:,} pixels")
             # Cameras put a preview behind the picture (MPO); the picture is the first.
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                raise ValueError(f"it has {getattr(image, 'n_frames', 0)} frames; save the one that counts")
+            if has_frames(image) and image.format != "MPO":
+                raise ValueError("it has several frames; save the one that counts")
             image.load()
             return _rgb(ImageOps.exif_transpose(image))
     except ValueError:
@@ -47,6 +48,17 @@ def decode(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
         raise ValueError(f"it is no image of the formats {', '.join(FORMATS)}") from None
     except Exception as e:  # decoders fail on damaged files in as many ways as there are formats
         raise ValueError(f"it can't be read: {type(e).__name__}: {e}") from None
+
+
+def has_frames(image: Image.Image) -> bool:
+    """Whether there is a second picture; how many there are could take minutes to count."""
+    if image.format != "TIFF":
+        return bool(getattr(image, "is_animated", False))
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    return True
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -94,7 +106,7 @@ def decode_all(
     """Every file as uint8 (N, side, side, 3), the indices of those that could be read (N,), and the others' reasons.
 
     Above `MEMORY_LIMIT` the pixels go to a file in the cache folder named by `key`, which must change with the data,
-    and are read from there, memory-mapped, the next time.
+    and are read from there, memory-mapped, the next time, if they are whole to the last bit; else decoded anew.
     """
     shape = (len(paths), side, side, 3)
     in_memory = int(np.prod(shape)) <= MEMORY_LIMIT
@@ -124,11 +136,11 @@ def _decode_into(
 def _decode_cached(
     paths: Sequence[Path], shape: tuple[int, ...], key: str, workers: int | None
 ) -> tuple[Tensor, np.ndarray, list[tuple[Path, str]]]:
-    stem = cache_dir() / "images" / key
-    index, data = stem.with_suffix(".json"), stem.with_suffix(".u8")
-    if not index.exists():  # written last: where it is, the pixels are complete
+    index, data = (cache_dir() / "images" / f"{key}.{ending}" for ending in ("json", "u8"))
+    held = _read_cached(index, data, shape)
+    if held is None:
         data.parent.mkdir(parents=True, exist_ok=True)
-        temporary = data.with_name(f".{key}.{os.getpid()}.tmp")
+        temporary = data.with_name(f".{key}.{uuid.uuid4().hex}.tmp")  # machines that share a folder share process ids
         try:
             pixels = np.memmap(temporary, dtype=np.uint8, mode="w+", shape=shape)
             kept, problems = _decode_into(pixels, paths, workers)
@@ -136,14 +148,35 @@ def _decode_cached(
                 if to != row:
                     pixels[to] = pixels[row]
             pixels.flush()
+            facts = json.dumps({"kept": kept.tolist(), "problems": [(str(p), r) for p, r in problems]})
+            digest = _digest(pixels, facts)
+            # What is returned is this file, whatever others put in its place; what is written to it stays in memory.
+            held = np.memmap(temporary, dtype=np.uint8, mode="c", shape=shape), facts
             temporary.replace(data)
         finally:
             temporary.unlink(missing_ok=True)
-        write_whole(index, json.dumps({"kept": kept.tolist(), "problems": [(str(p), r) for p, r in problems]}).encode())
-    known = json.loads(index.read_text())
+        write_whole(index, json.dumps({"facts": facts, "sha256": digest}).encode())
+    known = json.loads(held[1])
     kept = np.array(known["kept"], dtype=np.int64)
-    flat = torch.from_file(str(data), shared=False, size=int(np.prod(shape)), dtype=torch.uint8)
-    return flat.view(shape)[: len(kept)], kept, [(Path(p), r) for p, r in known["problems"]]
+    return torch.from_numpy(held[0][: len(kept)]), kept, [(Path(p), r) for p, r in known["problems"]]
+
+
+def _read_cached(index: Path, data: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, str] | None:
+    """Pixels and what is known of them; None if they are not there, or not whole to the last bit."""
+    try:
+        held = json.loads(index.read_bytes())
+        pixels = np.memmap(data, dtype=np.uint8, mode="c", shape=shape)
+        return (pixels, held["facts"]) if _digest(pixels, held["facts"]) == held["sha256"] else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _digest(pixels: np.ndarray, facts: str) -> str:
+    """SHA-256 of the facts and of the SHA-256 of each block of 64 MiB, which are read side by side."""
+    flat = pixels.reshape(-1)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        blocks = pool.map(lambda i: hashlib.sha256(flat[i : i + 2**26].data).digest(), range(0, flat.size, 2**26))
+        return hashlib.sha256(facts.encode() + b"".join(blocks)).hexdigest()
 
 
 def cache_dir() -> Path:

@@ -13,10 +13,10 @@ from PIL import Image
 
 from ptlib.arrays import VOID
 from ptlib.core import Task
-from ptlib.data.canvas import Example, assemble, attempt, refused
+from ptlib.data.canvas import Example, assemble, attempt, is_given, refused
 from ptlib.data.draw import Draw, Problems
 from ptlib.data.folder import SPLIT_NAMES
-from ptlib.data.images import MOST_PIXELS, SUFFIXES
+from ptlib.data.images import MOST_PIXELS, SUFFIXES, has_frames
 from ptlib.errors import InputError
 
 FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM")  # JPEG and WebP change class ids
@@ -82,13 +82,16 @@ def map_size(path: Path) -> tuple[int, int]:
 
 
 def by_stem(folder: Path, skipped: Problems) -> dict[str, Path]:
-    """Images of a folder, sub-folders excepted, by their names without suffix, in order; of two alike the first."""
+    """Images of a folder by their names without suffix, in order; of two alike the first. Others are `skipped`."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            first = found.setdefault(path.stem, path)
-            if first != path:
-                skipped.append((f"{folder.name}/{path.name}", f"{first.name} has the same name"))
+        if path.name.startswith("."):
+            continue
+        is_image = path.suffix.lower() in SUFFIXES
+        first = found.setdefault(path.stem, path) if is_image else path
+        if not is_image or first != path:
+            reason = f"{first.name} has the same name" if is_image else "its name is not that of an image"
+            skipped.append((f"{folder.name}/{path.name}", reason))
     return found
 
 
@@ -108,7 +111,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"its label map claims more than {MOST_PIXELS:,} pixels")
-            if getattr(image, "n_frames", 1) > 1:
+            if has_frames(image):
                 raise ValueError("its label map has several frames; save the one that counts")
             yield image
     except ValueError:
@@ -173,7 +176,7 @@ def _pairs(images: Path, maps: Path, root: Path, skipped: Problems) -> list[Exam
 def _names(root: Path, given: Sequence[str] | None, examples: Sequence[Example], void: int | None) -> Sequence[str]:
     """Names of the ids 0, 1, ...: given, from classes.txt, or numbers up to the highest id that any map has."""
     listed = root / "classes.txt"
-    names = given if given is not None else read_names(listed) if refused(listed, root) is None else None
+    names = given if given is not None else read_names(listed) if is_given(listed, root) else None
     if names is None:
         maps = [example.target for example in examples if isinstance(example.target, Path)]
         seen = attempt(lambda path: _ids(read_map(path)), maps, str, [])

@@ -15,7 +15,7 @@ from ptlib.corruptions import COMMON, STRENGTHS, TEXT_COMMON, TEXT_VIEWS, VIEWS,
 from ptlib.data import EMBEDDED, load_task
 from ptlib.data.draw import some
 from ptlib.data.duplicates import digests
-from ptlib.data.folder import list_images, read_classes
+from ptlib.data.folder import list_images, read_classes, tell
 from ptlib.data.images import decode_all, files_key, storage_side
 from ptlib.data.published import TORCHVISION
 from ptlib.data.tables import python_help
@@ -131,6 +131,7 @@ def _any_images(folder: Path, name: str, n: int | None, seed: int) -> Split:
     inputs, kept, problems = decode_all(chosen, side, files_key(chosen, folder, side))
     if len(kept) == 0:
         raise InputError(f"no image of {folder} could be read; the first: {problems[0][1]}")
+    tell(folder, [(path.name, reason) for path, reason in problems])
     ids = [chosen[i].relative_to(folder).as_posix() for i in kept]
     return Split(name, inputs, torch.zeros(len(kept), dtype=torch.int64), ids)
 

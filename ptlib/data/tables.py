@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ptlib.core import Task
+from ptlib.data.canvas import is_given
 from ptlib.data.draw import Draw, Pool, Problems, assemble
 from ptlib.data.folder import SPLIT_NAMES
 from ptlib.errors import InputError
@@ -97,6 +98,9 @@ def load_table(path: Path, draw: Draw, columns: Sequence[str] | None = None) -> 
     """
     files = {"all": path} if path.is_file() else _parts(path)
     found = {split: _rows(file, columns) for split, file in files.items()}
+    others = [] if path.is_file() else sorted({*path.iterdir()} - {*files.values()})
+    skipped = [(file.name, "it is no split: train, val and test are") for file in others if file.name[0] != "."]
+    next(iter(found.values())).skipped[:0] = skipped
     _check_first_rows(files, found)
     return _task(path.stem if path.is_file() else path.resolve().name, found, draw)
 
@@ -120,7 +124,7 @@ def _parts(folder: Path) -> dict[str, Path]:
         split = SPLIT_NAMES.get(file.stem.lower()) if file.suffix.lower() in SUFFIXES else None
         if split in given:
             raise InputError(f"{folder} has both {given[split].name!r} and {file.name!r}; keep one file of {split}")
-        if split:
+        if split and is_given(file, folder.resolve()):
             given[split] = file
     if "train" not in given:
         raise InputError(f"{folder} holds no train.tsv, .csv, .jsonl or .parquet; name a file, or give it one")
@@ -243,6 +247,8 @@ def _parquet(file: Path, columns: Sequence[str] | None, read: _Read) -> Rows:
         raise InputError(f"{file} is Parquet, which needs another package: pip install pyarrow") from None
     try:
         named = columns_of(file, parquet.read_schema(file).names, columns)
+        if parquet.read_metadata(file).num_rows > file.stat().st_size:
+            raise InputError(f"{file} claims more rows than it has bytes")
         table = parquet.read_table(file, columns=list(named))
         yield from zip(*(table.column(name).to_pylist() for name in named), strict=True)
     except (ArrowException, OSError, UnicodeDecodeError) as e:

@@ -15,7 +15,7 @@ from defusedxml.ElementTree import DefusedXMLParser
 
 from ptlib.arrays import VOID
 from ptlib.core import Task
-from ptlib.data.canvas import Example, assemble, attempt, clipped, refused, stated_size
+from ptlib.data.canvas import MOST_BOXES, Example, assemble, attempt, clipped, is_given, refused, stated_size
 from ptlib.data.draw import SPLITS, Draw, Problems
 from ptlib.data.images import decode
 from ptlib.data.maps import by_stem, map_size, read_map, read_names
@@ -25,6 +25,8 @@ CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"
            "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")  # fmt: skip
 MOST_BYTES = 5_000_000  # of an annotation
 DEEPEST = 20  # VOC's own annotations nest five elements
+MOST_ELEMENTS = 20 * MOST_BOXES  # VOC's own have six of a box, or a dozen with its parts
+MOST_ATTRIBUTES = 10_000  # VOC's own have none
 A = TypeVar("A")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -49,8 +51,9 @@ def load_voc_boxes(root: Path, draw: Draw, longest: int | None = None) -> Task:
     left out and listed in `Task.skipped`.
     """
     base, skipped, notes = _base(root, "Annotations"), list[tuple[str, str]](), list[str]()
-    lists = _lists(base, "Main") or {"all": sorted(path.stem for path in (base / "Annotations").glob("*.xml"))}
     images = by_stem(base / "JPEGImages", skipped)
+    annotated = {path.stem for path in (base / "Annotations").glob("*.xml")}
+    lists = _lists(base, "Main") or {"all": sorted(annotated | images.keys())}
     read = _each(lists, lambda name: _read(base, name, images), skipped)
     classes = _classes(base, {name for each in read.values() for name in each.names})
     from_zero = any((each.corners[:, :2] == 0).any() for each in read.values())
@@ -107,7 +110,7 @@ def _lists(base: Path, kind: str) -> dict[str, list[str]]:
     lists = {}
     for part in (*SPLITS, "trainval"):
         path = base / "ImageSets" / kind / f"{part}.txt"
-        if refused(path, base) is None:
+        if is_given(path, base):
             lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
             names = (re.sub(r"\s+-?[01]$", "", line.strip()) for line in lines)  # a second column says present or not
             lists[part] = list(dict.fromkeys(name for name in names if name))
@@ -144,6 +147,8 @@ def _read(base: Path, name: str, images: Mapping[str, Path]) -> Annotation:
     if not (width > 0 and height > 0):  # some tools write 0 or nothing
         width, height = decode(image).size
     objects = root.findall("object")
+    if len(objects) > MOST_BOXES:
+        raise ValueError(f"it has {len(objects):,} boxes; {MOST_BOXES:,} at most are read")
     names = [(each.findtext("name") or "").strip() for each in objects]
     corners = np.array([[_number(each.findtext(f"bndbox/{c}")) for c in CORNERS] for each in objects]).reshape(-1, 4)
     if "" in names:
@@ -166,14 +171,17 @@ def _number(text: str | None) -> float:
 
 
 class _Shallow(TreeBuilder):
-    """A tree that refuses to grow deep."""
+    """A tree that refuses to grow deep, or large."""
 
-    depth = 0
+    depth = elements = 0
 
     def start(self, tag: str, attrs: dict[str, str], /) -> Element:
         self.depth += 1
+        self.elements += 1
         if self.depth > DEEPEST:
             raise ValueError(f"its annotation nests more than {DEEPEST} elements")
+        if self.elements > MOST_ELEMENTS:
+            raise ValueError(f"its annotation has more than {MOST_ELEMENTS:,} elements")
         return super().start(tag, attrs)
 
     def end(self, tag: str, /) -> Element:
@@ -185,9 +193,11 @@ def _parse(path: Path) -> Element:
     """The root of an XML file; ValueError if it is none, too large or too deep, or has a document type or entities."""
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"its annotation is larger than {MOST_BYTES / 1e6:g} MB")
-    parser = DefusedXMLParser(target=_Shallow(), forbid_dtd=True)
+    parser, content = DefusedXMLParser(target=_Shallow(), forbid_dtd=True), path.read_bytes()
+    if content.count(b"=") > MOST_ATTRIBUTES:
+        raise ValueError(f"its annotation has more than {MOST_ATTRIBUTES:,} attributes")
     try:
-        parser.feed(path.read_bytes())  # at once: expat reads a long token again with each further part
+        parser.feed(content)  # at once: expat reads a long token again with each further part
         return parser.close()  # type: ignore[no-any-return]
     except DefusedXmlException as e:
         raise ValueError(f"its annotation is refused: {type(e).__name__}") from None
@@ -198,7 +208,7 @@ def _parse(path: Path) -> Element:
 def _classes(base: Path, found: Collection[str]) -> list[str]:
     """Class names in order; InputError if a file gives an order and lacks one of those found."""
     for path in (base / "labels.txt", base / "classes.txt"):
-        if refused(path, base) is None:
+        if is_given(path, base):
             names = read_names(path)
             odd = sorted(set(found) - set(names))
             if odd:

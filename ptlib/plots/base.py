@@ -7,6 +7,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ptlib.core import written
+
 PALETTE = sns.color_palette("colorblind")
 LINES = ("-", "--", "-.", ":")
 
@@ -17,8 +19,9 @@ def axes(ax: Axes | None, width: float, height: float) -> Axes:
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib shows as it is: a dollar sign starts no formula."""
-    return text.replace("$", r"\$")
+    """Text that matplotlib shows as it is: a dollar sign starts no formula, a leading underscore hides no name."""
+    shown = written(text).replace("$", r"\$")
+    return f"\u200b{shown}" if shown.startswith("_") else shown  # legends leave out what begins with one
 
 
 def row(width: float = 9.5, height: float = 4.0, columns: int = 2) -> tuple[Figure, list[Axes]]:

@@ -13,8 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from ptlib.lora import adapted
 from ptlib.models import Model, trainable_names
 from ptlib.plots.base import PALETTE, axes, plain
-from ptlib.stages import Stage
-from ptlib.train import History
+from ptlib.stages import History, Stage
 
 
 def learning_curves(histories: Mapping[str, History], metric: str = "accuracy", ax: Axes | None = None) -> Axes:
@@ -44,7 +43,7 @@ def learning_curves(histories: Mapping[str, History], metric: str = "accuracy", 
 def seconds(spent: Mapping[str, float], ax: Axes | None = None) -> Axes:
     """Where the time went, in seconds."""
     ax = axes(ax, 7, 0.6 + 0.3 * len(spent))
-    ax.barh(list(spent), list(spent.values()), color=PALETTE[0])
+    ax.barh([plain(name) for name in spent], list(spent.values()), color=PALETTE[0])
     for i, value in enumerate(spent.values()):
         ax.text(value, i, f" {value:.1f}", va="center", fontsize=8)
     ax.set(xlabel="seconds")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from ptlib.core import is_utf8
 from ptlib.errors import InputError
-from ptlib.files import write_whole
+from ptlib.files import ordered, write_whole
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Examples:
         n, where = len(self.ids), f"predictions on {self.split!r}"
         if n == 0:
             raise InputError(f"{where}: there are no examples")
+        if not is_utf8("".join((*self.ids, *self.class_names))):
+            raise InputError(f"{where}: an id or the name of a class is not UTF-8; rename it")
         if len(set(self.class_names)) < len(self.class_names):
             raise InputError(f"{where}: a class is named twice in {', '.join(self.class_names[:20])}")
         if len(set(self.ids)) < n:
@@ -67,7 +70,7 @@ class Examples:
                   "ids": json.dumps(self.ids), "columns": json.dumps(dict(self.columns))}  # fmt: skip
         arrays = {"scores": self.scores, "targets": self.targets}
         packed = {name: np.ascontiguousarray(self._pack(values)) for name, values in arrays.items()}
-        return write_whole(path, save(packed, metadata=header))
+        return write_whole(path, ordered(save(packed, metadata=header)))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -101,3 +104,13 @@ class Examples:
     @staticmethod
     def _unpack(values: np.ndarray, path: Any) -> np.ndarray:
         return values
+
+
+def refuse_unless(finite: np.ndarray, ids: Sequence[str], split: str) -> None:
+    """InputError if what is said of an example is not finite: bool (N,)."""
+    bad = np.flatnonzero(~finite)
+    if len(bad):
+        raise InputError(
+            f"predictions on {split!r}: {len(bad)} of {len(ids)} rows hold NaN or infinity, first for example "
+            f"{ids[bad[0]]!r}; the model diverged or overflowed, try precision fp32, or train it with a lower lr"
+        )

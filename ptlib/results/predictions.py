@@ -12,7 +12,7 @@ from scipy.special import log_expit, log_softmax, logsumexp
 
 from ptlib.arrays import as_array, class_indices, logits_of
 from ptlib.errors import InputError
-from ptlib.results.examples import Examples
+from ptlib.results.examples import Examples, refuse_unless
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,7 @@ class Predictions(Examples):
         if len(wrong):
             value, example = self.targets.ravel()[wrong[0]], self.ids[wrong[0] // (self.targets.size // n)]
             raise InputError(f"{where}: the target of example {example!r} is {value}; targets lie in 0..{top}")
-        bad = np.flatnonzero(~np.isfinite(self.scores).all(axis=1))
-        if len(bad):
-            raise InputError(
-                f"{where}: {len(bad)} of {n} rows hold NaN or infinity, "
-                f"first for example {self.ids[bad[0]]!r}; the model diverged or overflowed, try precision fp32"
-            )
+        refuse_unless(np.isfinite(self.scores).all(axis=1), self.ids, self.split)
         super().__post_init__()
 
     @classmethod

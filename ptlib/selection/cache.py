@@ -17,6 +17,7 @@ from ptlib.core import Checkpoint, Task
 from ptlib.files import write_whole
 from ptlib.language import header
 from ptlib.models import Model, TextModel
+from ptlib.runtime import switches
 
 
 def reproducible(c: Checkpoint) -> bool:
@@ -41,7 +42,7 @@ def key_of(model: Model, task: Task, layers: Sequence[str], precision: str, wher
     versions = [importlib.metadata.version(p) for p in packages]
     threads = torch.get_num_threads() if on_cpu else 0
     facts = [2, repr(model.backbone), task.fingerprint, asdict(model.preprocessing), sorted(layers), precision,
-             where.type, machine, threads, versions, *config]  # fmt: skip
+             where.type, machine, threads, versions, switches(), *config]  # fmt: skip
     digest.update(json.dumps(facts).encode())
     return digest.hexdigest()[:40]
 
@@ -75,6 +76,6 @@ def read(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
 def _digest(arrays: Mapping[str, np.ndarray], facts: str) -> str:
     digest = hashlib.sha256(facts.encode())
     for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].shape}".encode())
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
         digest.update(np.ascontiguousarray(arrays[name]).data)
     return digest.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ptlib.core import Checkpoint, Task
 from ptlib.errors import InputError
 from ptlib.models import Model, build_model
 from ptlib.prediction import predict
+from ptlib.runs import slug
 from ptlib.selection.candidates import Candidate
 from ptlib.selection.ranking import Ranking, ranking_of, with_truth
 from ptlib.selection.scoring import CHEAP, on_val, probe_all, score_all
@@ -110,7 +112,7 @@ def _predicted(ranking: Ranking, name: str, epochs: int) -> float:
 
 def fine_tune(
     c: Candidate, task: Task, how: str = "lp-ft", epochs: int = 4, seed: int = 0, device: str = "auto",
-    precision: str = "auto",
+    precision: str = "auto", resume: Path | None = None,
 ) -> Model:  # fmt: skip
     """The candidate fine-tuned on the task by a recipe; random weights by `scratch`."""
     if c.checkpoint is None:
@@ -118,19 +120,21 @@ def fine_tune(
     size = c.facts.get("max_length" if task.reads == "texts" else "image_size")
     model = build_model(c.checkpoint, task, size, seed)
     stages = recipe(how if c.checkpoint.pretrained else "scratch", epochs, kind=task.kind)
-    finetune(model, task, stages, seed=seed, device=device, precision=precision, log=lambda line: None)
+    where: dict[str, Any] = {"device": device, "precision": precision, "resume": resume}
+    finetune(model, task, stages, seed=seed, **where, log=lambda line: None)
     return model
 
 
 def fine_tune_all(
     ranking: Ranking, task: Task, how: str = "lp-ft", *, epochs: int = 4, seeds: int = 1, seed: int = 0,
-    device: str = "auto", precision: str = "auto", log: Callable[[str], None] = print,
+    device: str = "auto", precision: str = "auto", resume: Path | None = None, log: Callable[[str], None] = print,
 ) -> Ranking:  # fmt: skip
     """The ranking with every candidate fine-tuned and measured on test: what the ranking tried to foresee.
 
     `finetuned` is the mean accuracy over `seeds` runs, its interval Wilson's for that share of the test examples, which
     leaves out that other train examples and other seeds would give another. Features alone can't be fine-tuned, and a
-    candidate whose loss diverges is left without an accuracy; `log` says so.
+    candidate whose loss diverges is left without an accuracy; `log` says so. In the folder `resume` each training keeps
+    what it goes on from, as `finetune` does, or ended with.
     """
     able = {name: c for name, c in ranking.candidates.items() if c.checkpoint}
     if not able:
@@ -141,7 +145,8 @@ def fine_tune_all(
         spent = 0.0
         try:
             for s in range(seed, seed + seeds):
-                model = fine_tune(c, task, how, epochs, s, device, precision)
+                kept = resume and resume / slug(f"{ranking.task}-{name}-{s}")
+                model = fine_tune(c, task, how, epochs, s, device, precision, kept)
                 spent += (time.perf_counter() - start) / seeds
                 said = predict(model, task.test, task, device, precision)
                 hits.append(float((said.predicted == said.targets).mean()))

@@ -8,23 +8,23 @@ from typing import Any
 
 from ptlib.core import Task
 from ptlib.files import write_whole
-from ptlib.runs import commit, hashed_name, slug
+from ptlib.runs import commit, slug, start_run
 from ptlib.runtime import choose_device, environment
 from ptlib.selection.judging import Trust
 from ptlib.selection.ranking import Ranking, plain_number
+from ptlib.sheets import csv_of
 
 
 def save_study(
     notebook: str, parameters: Mapping[str, Any], tasks: Sequence[Task], rankings: Sequence[Ranking],
-    judged: Trust | None = None, *, run_name: str | None = None, device: str = "auto",
+    judged: Trust | None = None, *, run: Path | None = None, run_name: str | None = None, device: str = "auto",
 ) -> Path:  # fmt: skip
     """Write rankings to `outputs/<run_name>/` and return that path.
 
-    It holds `ranking-<number>-<task>.json`, which `Ranking.load` reads, for each task, `trust.csv` if judged, the
-    predictions on val, and `run.json`: parameters, fingerprints of data, hashes of weights, environment.
+    `run` is what `start_run` gave; without, it is begun here. It holds `ranking-<number>-<task>.json`, which
+    `Ranking.load` reads, for each task, `trust.csv` if judged, the predictions on val, and `run.json`: parameters,
+    fingerprints of data, hashes of weights, environment.
     """
-    prints = [task.fingerprint for task in tasks]
-    name = run_name or hashed_name(notebook, "-".join(task.name for task in tasks), parameters, *prints)
     of = {c.name: c.checkpoint for r in rankings for c in r.candidates.values()}
 
     files = [f"{i}-{slug(r.task)}" for i, r in enumerate(rankings)]
@@ -36,13 +36,13 @@ def save_study(
                 for i, (candidate, said) in enumerate(by_candidate.items()):
                     said.save(folder / f"{stage}-{file}-{i}-{slug(candidate)}.safetensors")
         if judged is not None:
-            write_whole(folder / "trust.csv", judged.frame().to_csv().encode())
+            write_whole(folder / "trust.csv", csv_of(judged.frame()))
 
     record = {
         "notebook": notebook,
         "parameters": dict(parameters),
-        "tasks": [{"name": t.name, "fingerprint": p, "sizes": {s.name: len(s) for s in t.splits}, "skipped": t.skipped}
-                  for t, p in zip(tasks, prints, strict=True)],
+        "tasks": [{"name": t.name, "fingerprint": t.fingerprint, "sizes": {s.name: len(s) for s in t.splits},
+                   "skipped": t.skipped} for t in tasks],
         "candidates": {n: {"sha256": c.sha256, "source": c.source, "trained_on": c.trained_on}
                        for n, c in of.items() if c},
         "picks": [{"task": r.task, "pick": r.pick if r.names else None, "chosen_on": r.chosen_on, "seconds": r.seconds}
@@ -51,4 +51,4 @@ def save_study(
                              for k in ("chance", "chance_of_best", "ceiling", "seconds")},
         "environment": environment(choose_device(device)),
     }  # fmt: skip
-    return commit(name, fill, record)
+    return commit(run or start_run(notebook, parameters, *tasks, run_name=run_name), fill, record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,10 @@ class Ways:
 def adapt_in_ways(
     start: Checkpoint, task: Task, ways: Sequence[str] = WAYS, *, epochs: int = 4, soup: int = 3, alpha: float = 0.5,
     image_size: int | None = None, seed: int = 0, device: str = "auto", precision: str = "auto",
-    log: Callable[[str], None] = print, **how: Any,
+    resume: Path | None = None, log: Callable[[str], None] = print, **how: Any,
 ) -> Ways:  # fmt: skip
-    """Adapt a checkpoint in each of several ways; `how` (lr, batch_size, augment) goes to `recipe`.
+    """Adapt a checkpoint in each of several ways; `how` (lr, batch_size, augment) goes to `recipe`, and in the folder
+    `resume` each training keeps what it goes on from, as `finetune` does.
 
     - `probe`: the head alone, fitted to convergence.
     - `full`: everything at once from a random head.
@@ -63,16 +65,20 @@ def adapt_in_ways(
     options: dict[str, Any] = {"device": device, "precision": precision, "log": log}
     how["kind"] = task.kind
     probe = build_model(start, task, image_size, seed)
-    selected = finetune(probe, task, recipe("probe", kind=task.kind), seed=seed, **options).selected_on
+
+    def tuned(model: Model, stages: Sequence[Stage], name: str, seed: int) -> str:
+        return finetune(model, task, stages, seed=seed, resume=resume and resume / name, **options).selected_on
+
+    selected = tuned(probe, recipe("probe", kind=task.kind), "probe", seed)
     models, runs = {"probe": probe}, []
     if "full" in ways:
         models["full"] = build_model(start, task, image_size, seed)
-        selected = finetune(models["full"], task, recipe("full", epochs, **how), seed=seed, **options).selected_on
+        selected = tuned(models["full"], recipe("full", epochs, **how), "full", seed)
     # Without an epoch a stage only scores what it begins with: the probe is among the weights to choose from.
     stages = [Stage("probe", epochs=0), *recipe("lp-ft", epochs, **how)[1:]]
     for k in range(soup if "soup" in ways else 1 if {"lp-ft", "wise-ft"} & set(ways) else 0):
         run = copy.deepcopy(probe)
-        selected = finetune(run, task, stages, seed=seed + k, **options).selected_on
+        selected = tuned(run, stages, f"lp-ft-{k}", seed + k)
         runs.append(run)
     made: dict[str, Callable[[], Model]] = {
         "lp-ft": lambda: runs[0], "wise-ft": lambda: averaged((probe, runs[0]), (1 - alpha, alpha)),
