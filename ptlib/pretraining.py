@@ -88,4 +88,4 @@ def save_pretrained(
     def fill(folder: Path) -> None:
         save_model(pretrained.model, source, folder / "model.safetensors")
 
-    return save_results(run, notebook, parameters, record, tables=tables, fill=fill)
+    return save_results(run, record, tables=tables, fill=fill)

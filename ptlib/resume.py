@@ -27,6 +27,7 @@ from torch import Tensor
 from ptlib import folders
 from ptlib.errors import InputError
 from ptlib.files import sha256, write_whole
+from ptlib.runtime import switches
 
 EVERY = 60.0  # seconds between two saves
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "peft")
@@ -169,8 +170,9 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """What bits depend on besides: the processor's instructions and the number of threads."""
-    return {"threads": torch.get_num_threads(), "cpu_capability": torch.backends.cpu.get_cpu_capability()}
+    """What bits depend on besides: the processor's instructions, the number of threads, switches."""
+    cpu = torch.backends.cpu.get_cpu_capability()
+    return {"threads": torch.get_num_threads(), "cpu_capability": cpu, **switches()}
 
 
 def differing(before: Any, now: Any, name: str = "") -> Iterator[str]:

@@ -48,7 +48,10 @@ def verify(path: str | os.PathLike[str], *, sample: int | None = SAMPLE, device:
         if of is None:
             raise InputError(f"{folder / file} can't be checked: the run holds no predictions of {name!r}")
         yield from _check_report(folder / file, folder / of, record)
-    if not (folder / "model.safetensors").is_file() or not record.get("reports"):
+    if not (folder / "model.safetensors").is_file() or "predictions.safetensors" not in record.get("predictions", {}):
+        return
+    if "dataset" not in record["parameters"]:
+        yield "predictions are not made again: no parameter `dataset` says of which data"
         return
     model, task, _ = reopen(folder)
     yield f"data and weights are those that were used ({task.name}, fingerprint {task.fingerprint[:12]})"

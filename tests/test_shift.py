@@ -815,7 +815,7 @@ def test_another_notebooks_run_is_not_overwritten(saved: Path) -> None:
     for _ in range(2):
         begun = runs.start_run("generalize", {}, run_name="tables")
         assert runs.status("tables") in ("running", "complete")
-        path = runs.save_results(begun, "generalize", {}, {}, predictions=said)
+        path = runs.save_results(begun, {}, predictions=said)
         assert (path.name, runs.status("tables")) == ("tables", "complete")
 
 

@@ -84,9 +84,8 @@ def lines(series: Mapping[str, Mapping[str, float]], xlabel: str, ylabel: str, a
     """Named series over the same names, such as layers, in their order."""
     ax = axes(ax, 5, 3.6)
     for (name, values), color, line in zip(series.items(), cycle(PALETTE), cycle(LINES), strict=False):
-        ax.plot(
-            [plain(x) for x in values], list(values.values()), color=color, ls=line, marker="o", ms=4, label=plain(name)
-        )
+        places = [plain(x) if isinstance(x, str) else x for x in values]
+        ax.plot(places, list(values.values()), color=color, ls=line, marker="o", ms=4, label=plain(name))
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend(frameon=False, fontsize=8)
     return ax

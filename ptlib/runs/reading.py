@@ -97,7 +97,9 @@ def _whole(path: str | os.PathLike[str], read: Callable[[Path], T]) -> T:
         folder = run_folder(path)
         before = _inode(folder)
         if folder.name.endswith(UNFINISHED):
-            raise InputError(f"the run in {folder} is {status(folder)!r}, not complete; run the same command again")
+            now = status(folder)
+            what = "wait for it" if now == "running" else "run the same command again"
+            raise InputError(f"the run in {folder} is {now!r}, not complete; {what}")
         try:  # it may be replaced while it is read: then once more
             if not (problem := folders.difference(folder)):
                 found = read(folder)

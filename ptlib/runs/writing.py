@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -55,7 +56,7 @@ def start_run(
     if final.exists():
         earlier = _read(final / "run.json")
         if earlier is None:
-            raise InputError(f"{final} exists and is no run; choose another run_name")
+            raise InputError(f"{final} exists and is no run; move it, or choose another run_name")
         if earlier.get("notebook", notebook) != notebook:
             of = earlier["notebook"]
             raise InputError(f"{final} is a run of {of}.ipynb, which would be lost; choose another run_name")
@@ -73,6 +74,8 @@ def commit(run: Path, fill: Callable[[Path], None], record: Mapping[str, Any]) -
     and `SHA256SUMS`, the hash of each file.
     """
     final = run.with_name(run.name.removesuffix(UNFINISHED))
+    if failed := _failed_shell_line():
+        raise InputError(f"a shell line of this notebook ended with exit code {failed}; mend it, and run again")
 
     def fill_all(folder: Path) -> None:
         fill(folder)
@@ -110,16 +113,17 @@ def save_run(
         save_model(model, task, folder / "model.safetensors")
         _write_json(folder / "history.json", {"rows": history.rows, "best": history.best, "seconds": history.seconds})
 
-    return save_results(run, notebook, parameters, record, predictions=predictions, reports=reports, fill=fill)
+    return save_results(run, record, predictions=predictions, reports=reports, fill=fill)
 
 
 def save_results(
-    run: Path, notebook: str, parameters: Mapping[str, Any], record: Mapping[str, Any], *,
+    run: Path, record: Mapping[str, Any], *,
     predictions: Examples | Iterable[Examples] | Mapping[str, Examples] = (),
     reports: Mapping[str, Report] | None = None, tables: Mapping[str, Any] | None = None,
     fill: Callable[[Path], None] = lambda folder: None,
 ) -> Path:  # fmt: skip
-    """End a run with predictions, reports of those of the same name, pandas DataFrames as CSV, and what `fill` writes.
+    """End a run that `start_run` began with what it found: a record of it, predictions, reports of those of the same
+    name, pandas DataFrames as CSV, and what `fill` writes.
 
     Each report is saved with what made it: the hashes of data, weights, parameters and code, seed, device, threads.
     """
@@ -130,7 +134,8 @@ def save_results(
         if len({slug(name) for name in names}) < len(names):
             raise InputError(f"two of {', '.join(map(repr, names))} would be one file; name them otherwise")
     named = {"report" if name == "test" else f"report-{slug(name)}": (name, r) for name, r in (reports or {}).items()}
-    record = {"environment": environment(), **record, "notebook": notebook, "parameters": dict(parameters)}
+    asked = _read(run / "run.json") or {}
+    record = {"environment": environment(), **record, **{k: asked[k] for k in ("notebook", "parameters")}}
     record["predictions"] = {_predictions_file(name): name for name in said}
     record["reports"] = {f"{file}.json": name for file, (name, _) in named.items()}
     made = made_by(record)
@@ -227,6 +232,12 @@ def _read(path: Path) -> dict[str, Any] | None:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _failed_shell_line() -> int:
+    """The exit code of the last shell line of the notebook this runs in, which stops no cell; 0 if there was none."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return int(shell.user_ns.get("_exit_code", 0)) if shell else 0
 
 
 def _hash(value: Any) -> str:

@@ -17,6 +17,7 @@ from ptlib.core import Checkpoint, Task
 from ptlib.files import write_whole
 from ptlib.language import header
 from ptlib.models import Model, TextModel
+from ptlib.resume import digest
 from ptlib.runtime import switches
 
 
@@ -28,10 +29,6 @@ def reproducible(c: Checkpoint) -> bool:
 def key_of(model: Model, task: Task, layers: Sequence[str], precision: str, where: torch.device) -> str:
     """A name that changes with the weights, the data, the preprocessing, the layers ("" is the whole network), and
     what the bits of features depend on besides."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     on_cpu = where.type == "cpu"
     machine = torch.backends.cpu.get_cpu_capability() if on_cpu else str(where.type)
     if where.type == "cuda":
@@ -41,10 +38,9 @@ def key_of(model: Model, task: Task, layers: Sequence[str], precision: str, wher
         packages, config = ("torch", "transformers", "tokenizers"), [header(model.backbone)["config"]]
     versions = [importlib.metadata.version(p) for p in packages]
     threads = torch.get_num_threads() if on_cpu else 0
-    facts = [2, repr(model.backbone), task.fingerprint, asdict(model.preprocessing), sorted(layers), precision,
-             where.type, machine, threads, versions, switches(), *config]  # fmt: skip
-    digest.update(json.dumps(facts).encode())
-    return digest.hexdigest()[:40]
+    facts = [3, digest(model.state_dict()), repr(model.backbone), task.fingerprint, asdict(model.preprocessing),
+             sorted(layers), precision, where.type, machine, threads, versions, switches(), *config]  # fmt: skip
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:40]
 
 
 def write(file: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
