@@ -105,7 +105,8 @@ def _whole(path: str | os.PathLike[str], read: Callable[[Path], T]) -> T:
                 found = read(folder)
         except OSError as e:
             problem = f"a file can't be read ({type(e).__name__})"
-        if (before and _inode(folder) == before) or time.monotonic() > end:
+        same = before and _inode(folder) == before and run_folder(path) == folder
+        if same or time.monotonic() > end:
             break
     if problem and not (folder / "run.json").is_file():
         raise InputError(f"{folder} is no run: it holds no run.json")
