@@ -58,6 +58,7 @@ def start() -> pt.Checkpoint:
     return pt.load_checkpoint(f"random/{SMALL}")
 
 
+@pytest.mark.usefixtures("with_nbval")
 @pytest.mark.parametrize(
     "name", ["efficientnet_lite0", "timm/resnet18", "torchvision/convnext_tiny", "timm/swin_tiny_patch4_window7_224"]
 )
@@ -292,6 +293,7 @@ def test_the_loss_of_maps_ignores_void() -> None:
     assert logits.grad.isfinite().all()
 
 
+@pytest.mark.usefixtures("with_nbval")
 @pytest.mark.parametrize("kind", ["detection", "segmentation"])
 def test_training_is_deterministic_and_a_saved_run_can_be_opened(
     kind: str, start: pt.Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -223,6 +223,7 @@ def trained(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return found
 
 
+@pytest.mark.usefixtures("with_nbval")
 @pytest.mark.parametrize("kind", KINDS)
 def test_predictions_and_metrics_do_not_depend_on_the_batch(
     kind: str, trained: dict[str, tuple[pt.Model, pt.Task]], monkeypatch: pytest.MonkeyPatch

@@ -169,6 +169,7 @@ def test_papermill_explains_every_parameter(path: Path) -> None:
         assert re.search(rf"^  {name}: ", shown.output, re.M), name
 
 
+@pytest.mark.usefixtures("with_nbval")
 @pytest.mark.parametrize(
     ("argument", "says"),
     [

@@ -163,6 +163,7 @@ def test_a_layer_that_is_not_there_is_named_with_the_nearest() -> None:
         pt.load_checkpoint("random/efficientnet_lite0@block.1")
 
 
+@pytest.mark.usefixtures("with_nbval")
 @pytest.mark.parametrize(
     "name",
     ["random/timm/vit_tiny_patch16_224@blocks.2", "random/timm/swin_tiny_patch4_window7_224@layers.1",
