@@ -51,8 +51,9 @@ class Place:
 
     def __init__(self, folder: Path | None, asked: Mapping[str, Any], log: Callable[[str], None]):
         self.folder, self.log = folder, log
-        self.asked: dict[str, Any] = json.loads(json.dumps({**asked, "packages": versions()}, default=str))
-        self.saved, self.saves, self._holds, self._told = time.monotonic(), 0, 0, 0
+        told = {**asked, "packages": versions()} if folder else {}
+        self.asked: dict[str, Any] = json.loads(json.dumps(told, default=str))
+        self.saved, self._holds, self._told = time.monotonic(), 0, 0
 
     def restore(self) -> State | None:
         """What was saved last and is whole; None if nothing was saved."""
@@ -91,7 +92,7 @@ class Place:
             write_whole(folder / "state.json", json.dumps(facts, indent=1).encode())
 
         folders.keep(self.folder, facts["step"], fill)
-        self.saved, self.saves = time.monotonic(), self.saves + 1
+        self.saved = time.monotonic()
 
     def passing(self, state: Callable[[], State]) -> None:
         """At a place that can be gone on from: save if it is time."""

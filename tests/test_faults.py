@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,9 @@ def test_a_notebook_goes_on_after_its_kernel_or_papermill_was_killed(tmp_path: P
         log, around = tmp_path / f"{name}.log", {**os.environ, "PTLIB_OUTPUTS": str(tmp_path)}
         with open(log, "w") as f:
             where = {"cwd": ROOT, "env": around, "stdout": f, "stderr": subprocess.STDOUT}
+            where["preexec_fn"] = partial(
+                signal.signal, signal.SIGINT, signal.SIG_DFL
+            )  # ignored by what runs behind a shell
             return subprocess.Popen([*command, str(note), "-p", "run_name", name], text=True, **where), log  # type: ignore[call-overload]
 
     def children(pid: int) -> list[int]:

@@ -22,6 +22,7 @@ from papermill.cli import papermill
 from PIL import Image
 
 from ptlib.params import VOCABULARY, coerce
+from ptlib.sweep import plan
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -35,7 +36,7 @@ FLOORS = [
      "checkpoints", "models"],
     ["prediction", "head", "lora", "step", "resume", "train", "rates", "runs", "comparable", "similarity",
      "pretraining", "transfers", "words", "attribution"],
-    ["report", "comparison", "decisions", "diagnosis", "selection", "shift", "plots", "verification", "cli"],
+    ["report", "comparison", "decisions", "diagnosis", "selection", "shift", "plots", "verification", "sweep", "cli"],
 ]  # fmt: skip
 
 
@@ -150,15 +151,17 @@ def parameters_of(notebook: str) -> set[str]:
 
 @pytest.mark.parametrize("path", PARAMS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_params_files_fit_their_notebook_and_say_how_to_run(path: Path) -> None:
-    text = path.read_text()
-    for name, value in yaml.safe_load(text).items():
-        assert name in parameters_of(path.parent.name), name
-        coerce(name, value)
+    text, file = path.read_text(), f"params/{path.parent.name}/{path.name}"
+    command = (f"papermill notebooks/{path.parent.name}.ipynb", f"-f {file}")
+    if "sweep" in (asked := yaml.safe_load(text)):
+        assert len(plan(path)[1]) > 1
+        command = (f"ptlib sweep {file}",)
+    else:
+        for name, value in asked.items():
+            assert name in parameters_of(path.parent.name), name
+            coerce(name, value)
     head = [line for line in text.splitlines() if line.startswith("#")]
-    assert any(
-        f"papermill notebooks/{path.parent.name}.ipynb" in line and f"-f params/{path.parent.name}/{path.name}" in line
-        for line in head
-    )
+    assert any(all(part in line for part in command) for line in head)
     assert any("needs" in line.lower() for line in head)
 
 
@@ -222,7 +225,7 @@ def test_a_folder_of_ones_own_needs_nothing_else(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    (run,) = (tmp_path / "outputs").iterdir()
+    (run,) = (p for p in (tmp_path / "outputs").iterdir() if p.name != ".locks")
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "complete"
     assert record["parameters"]["dataset"] == "mine"

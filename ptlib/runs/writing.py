@@ -246,6 +246,8 @@ def _hash(value: Any) -> str:
 
 def _git() -> dict[str, Any]:
     """The commit this package and its notebooks stand at, and whether they were changed since; nothing outside git."""
+    if not (REPO / "notebooks").is_dir():  # installed beside others, perhaps in somebody else's repository
+        return {}
     git = ["git", "-C", str(REPO)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
