@@ -23,6 +23,7 @@ from ptlib.conflicts import METRIC, METRICS, OF_ALEXNET, OF_IMAGES, OF_TEXTS, SC
 from ptlib.conflicts import PLACES as MOVED
 from ptlib.errors import InputError
 from ptlib.params import VOCABULARY, check, coerce
+from ptlib.sweep import plan
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -334,7 +335,9 @@ def test_what_means_something_is_taken(notebook: str, asked: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_files_of_parameters_hold_no_conflict(path: Path) -> None:
-    assert run(path.parent.name, **yaml.safe_load(path.read_text()))
+    asked = yaml.safe_load(path.read_text())
+    for each in plan(path)[1] if "sweep" in asked else [asked]:
+        assert run(path.parent.name, **each)
 
 
 def test_without_a_cell_put_in_nothing_counts_as_asked() -> None:
