@@ -276,19 +276,21 @@ def flipped(folder: Path, long: bool) -> Iterator[bool]:
             file.write_bytes(content)
 
 
-@case("a file of a run cut at each length, appended to, zeroed, taken away or exchanged for another run's")
+@case("a file of a checkpoint or a run cut at each length, appended to, zeroed, taken away or exchanged for another's")
 def cut(folder: Path, long: bool) -> Iterator[bool]:
-    one, other = finished(folder / "a"), finished(folder / "b", seed=1)
-    for file in sorted(one.iterdir()):
-        content = file.read_bytes()
-        lengths = range(len(content)) if long else range(0, len(content), 1 + len(content) // 40)
-        for torn in (*(content[:n] for n in lengths), content + b"\0", bytes(4096), (other / file.name).read_bytes()):
-            if torn != content:
-                file.write_bytes(torn)
-                yield folders.difference(one) is not None
-        file.unlink()
-        yield folders.difference(one) is not None
-        file.write_bytes(content)
+    first, second = (folders.keep(folder / text, 1, small(text)) for text in ("one", "two"))
+    for one, other in ((first, second), (finished(folder / "a"), finished(folder / "b", seed=1))):
+        for file in sorted(one.iterdir()):
+            content = file.read_bytes()
+            lengths = range(0, len(content), 1 if long or one == first else 1 + len(content) // 40)
+            parts = (content[:n] for n in lengths)
+            for torn in (*parts, content + b"\0", bytes(4096), (other / file.name).read_bytes()):
+                if torn != content:
+                    file.write_bytes(torn)
+                    yield folders.difference(one) is not None
+            file.unlink()
+            yield folders.difference(one) is not None
+            file.write_bytes(content)
 
 
 @case("the newest checkpoint not whole: the one before it, with a warning; none whole: refused")
