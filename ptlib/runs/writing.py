@@ -53,8 +53,8 @@ def start_run(
     of = [task.name for task in tasks] + [Path(c.name).stem if c.path else c.name for c in [checkpoint] if c]
     name = run_name or hashed_name(notebook, "-".join(of), parameters, *[task.fingerprint for task in tasks])
     final = output_root() / name
-    if final.exists():
-        earlier = _read(final / "run.json")
+    if (there := folders.standing(final)).exists():
+        earlier = _read(there / "run.json")
         if earlier is None:
             raise InputError(f"{final} exists and is no run; move it, or choose another run_name")
         if earlier.get("notebook", notebook) != notebook:
@@ -154,9 +154,10 @@ def save_results(
 
 def made_by(record: Mapping[str, Any]) -> dict[str, Any]:
     """What made a run's numbers, in hashes: data, weights, parameters, code, environment; seed, device, threads."""
-    parameters, task, around = record.get("parameters", {}), record.get("task", {}), record.get("environment", {})
+    parameters, around = record.get("parameters", {}), record.get("environment", {})
+    tasks = [record["task"]] if "task" in record else record.get("tasks", [])
     return {
-        "data": task.get("fingerprint"),
+        "data": ", ".join(task["fingerprint"] for task in tasks) or None,
         "weights": record.get("checkpoint", {}).get("sha256"),
         "parameters": _hash(parameters),
         "code": {"sha256": code(), **_git()},
