@@ -20,8 +20,8 @@ _HELD: dict[Path, FileLock] = {}  # by this process: a lock that nobody refers t
 def commit(final: Path, fill: Callable[[Path], None]) -> Path:
     """Put the files that `fill` writes into a folder there at once, whole and hashed, in place of what stood there.
 
-    Killed at any moment, or on a full disk, the folder before it is still found by `settled`. For one process at a time:
-    who calls it holds a lock.
+    Killed at any moment, or on a full disk, the folder before it is still found by `settled`. For one process at a
+    time: who calls it holds a lock.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     building, old = _beside(final, "new"), _beside(settled(final), "old")

@@ -157,7 +157,7 @@ def made_by(record: Mapping[str, Any]) -> dict[str, Any]:
     parameters, around = record.get("parameters", {}), record.get("environment", {})
     tasks = [record["task"]] if "task" in record else record.get("tasks", [])
     return {
-        "data": ", ".join(task["fingerprint"] for task in tasks) or None,
+        "data": ", ".join(task["fingerprint"] for task in tasks if "fingerprint" in task) or None,
         "weights": record.get("checkpoint", {}).get("sha256"),
         "parameters": _hash(parameters),
         "code": {"sha256": code(), **_git()},
