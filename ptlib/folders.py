@@ -112,9 +112,7 @@ def lock(path: Path, what: str) -> None:
     try:
         held.acquire(timeout=0)
     except Timeout:
-        raise InputError(
-            f"{what} is being written by another process; wait for it, or choose another run_name"
-        ) from None
+        raise InputError(f"{what} is being written by another process; wait for it, or choose another name") from None
     _HELD[file] = held
 
 

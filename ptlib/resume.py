@@ -56,11 +56,13 @@ class Place:
         self.saved, self._holds, self._told = time.monotonic(), 0, 0
 
     def restore(self) -> State | None:
-        """What was saved last and is whole; None if nothing was saved."""
+        """What was saved last and is whole, None if nothing was; InputError if another process trains there."""
         from safetensors.torch import load_file
 
-        found = folders.newest(self.folder) if self.folder else None
-        if found is None:
+        if self.folder is None:
+            return None
+        folders.lock(self.folder, f"the training in {self.folder}")
+        if (found := folders.newest(self.folder)) is None:
             return None
         facts = json.loads((found / "state.json").read_bytes())
         before, here = facts.pop("asked"), facts.pop("machine")
@@ -93,6 +95,11 @@ class Place:
 
         folders.keep(self.folder, facts["step"], fill)
         self.saved = time.monotonic()
+
+    def leave(self) -> None:
+        """Let others train there."""
+        if self.folder:
+            folders.unlock(self.folder)
 
     def passing(self, state: Callable[[], State]) -> None:
         """At a place that can be gone on from: save if it is time."""

@@ -59,9 +59,8 @@ def finetune(
     learns, without augmentation, the backbone's features are computed once. All randomness comes from (seed, stage,
     epoch, step), so equal arguments give equal bits on one machine, whatever ran before.
 
-    `accumulate` splits each batch into so many parts, computed one after the other: less memory, the same gradient up
-    to rounding (and BatchNorm's statistics; boxes and pixels count by their share of a part). "auto" doubles the parts
-    where memory runs out. Progress goes to `log`.
+    `accumulate` computes each batch in so many parts: less memory, the same gradient up to rounding (and BatchNorm's
+    statistics; boxes and pixels count by their share). "auto" doubles them where memory runs out. `log` hears progress.
 
     `resume` is a folder of this training's own: where it stands is saved there every minute, and on SIGTERM or an
     interrupt. Called again with the same arguments it goes on from there, to the bits it would have had without.
@@ -161,6 +160,7 @@ class _Run:
             self.at = (self.n_stages, 1, 0)
             self.done += 1
             self.place.save(self.state())
+        self.place.leave()
 
     def stage(self, stage: Stage, key: tuple[int, ...]) -> None:
         names = trainable_names(self.model, stage.trainable)

@@ -79,6 +79,18 @@ def test_saving_changes_nothing_and_what_is_done_is_not_done_again(
     assert len(list((tmp_path / "run").iterdir())) == 2
 
 
+def test_two_processes_do_not_train_in_one_folder(tiny: Checkpoint, task: Task, tmp_path: Path) -> None:
+    code = "import sys, time; from pathlib import Path; from ptlib import folders; "
+    code += "folders.lock(Path(sys.argv[1]), 'it'); print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(pt.InputError, match="is being written by another process"):
+            small(tiny, task, tmp_path / "run")
+        other.kill()
+    assert small(tiny, task, tmp_path / "run")[0] == small(tiny, task, None)[0]
+
+
 @pytest.mark.parametrize("recipe", ["lora", "probe"])
 def test_other_stages_go_on_too(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Task) -> None:
     """Adapters are set up before their weights are taken up; a probe is fitted in one go."""
