@@ -109,6 +109,7 @@ def _idle(v: dict[str, Any], asked: Collection[str], kind: str) -> Iterator[str]
     rules = {
         f"data and models are those of {run}": (
             run, "dataset kind checkpoint checkpoints ways epochs image_size n_train n_test seeds"),
+        "one process trains, and none is started": (v.get("devices") == 1, "restarts"),
         "pretrain_on is None": (not v.get("pretrain_on", 1), "pretrain_epochs n_source"),
         "simclr is not among methods": ("simclr" not in v.get("methods", ["simclr"]), "temperature"),
         "recipe 'probe' trains the head alone, for head_epochs": (head, "pretrain_epochs"),

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from ptlib.errors import InputError
 from ptlib.files import sha256
 
+UNFINISHED = ".unfinished"  # ends the name of a run that is not complete
 SUMS = "SHA256SUMS"  # of every other file in the folder, as `sha256sum -c SHA256SUMS` reads it
 _HELD: dict[Path, FileLock] = {}  # by this process: a lock that nobody refers to is given up
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ptlib import together
 from ptlib.arrays import as_array
 from ptlib.core import Split, Task
 from ptlib.data.batches import batched, fetch, resident
@@ -131,9 +132,10 @@ def forward(
     model.eval()
     inputs = model.read(inputs)
     rows = batched(inputs, batch_size or affordable_batch(model, inputs))
+    shares = [rows[r :: together.size()] for r in range(together.size())] if len(rows) >= together.size() else [rows]
     outputs, finite = [], []
     with autocast(device, precision):
-        for x in fetch(resident(inputs, device), rows, device):
+        for x in fetch(resident(inputs, device), shares[together.rank() % len(shares)], device):
             canvas, x = x.shape[1:3], model.preprocess(x)
             said = part(x)
             if kept is None:
@@ -141,10 +143,17 @@ def forward(
                 continue
             finite.append(_finite(said, len(x)))
             outputs.append(kept(said, x.shape[-2:], model.resized(canvas), canvas))
-    if finite and not (every := torch.cat(finite)).all():
+    if finite and not (every := _in_order(finite, shares)).all():
         raise NotFinite(every.cpu().numpy())
-    found = torch.cat(outputs)
-    return found[to_device(torch.cat(list(rows)).argsort(), device)] if isinstance(inputs, Tokens) else found
+    return _in_order(outputs, shares)
+
+
+def _in_order(parts: list[Tensor], shares: Sequence[Sequence[Tensor]]) -> Tensor:
+    """What was said of the rows of each share, of which this process has one or the only one, in the order of rows."""
+    found, rows = torch.cat(parts), torch.cat([r for share in shares for r in share])
+    if len(shares) > 1:
+        found = together.gather(found, [sum(map(len, share)) for share in shares])
+    return found if (rows.diff() == 1).all() else found[to_device(rows.argsort(), found.device)]
 
 
 def _finite(said: Any, n: int) -> Tensor:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptlib import folders
+from ptlib import folders, together
 from ptlib.errors import InputError
 from ptlib.files import sha256, write_whole
 from ptlib.runtime import switches
@@ -71,7 +71,8 @@ class Place:
                 f"{found.parent} was begun otherwise: {'; '.join(others[:4])}. Give the same again to go on from "
                 f"step {facts['step']}, or delete {found.parent} to begin anew"
             )
-        if others := list(differing(here, machine())):
+        goes_on = facts["at"][0] < len(self.asked["stages"])
+        if goes_on and (others := list(differing(here, machine()))):
             warnings.warn(f"going on elsewhere, bits may differ: {'; '.join(others)}", RuntimeWarning, stacklevel=2)
         self.log(f"going on from step {facts['step']}, saved in {found.parent.name}")
         return load_file(found / "tensors.safetensors"), facts
@@ -119,7 +120,16 @@ class Place:
 
     @contextlib.contextmanager
     def watched(self, state: Callable[[], State]) -> Iterator[None]:
-        """A context in which SIGTERM and SIGINT save `state` first, and then do what they do without."""
+        """A context in which SIGTERM and SIGINT save `state` first, and then do what they do without.
+
+        Of processes that train together the first saves; the others stay until it has left, and their messages fail.
+        """
+        if together.rank():
+            before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+            yield
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            return
         if self.folder is None or threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -135,8 +145,10 @@ class Place:
         stopped = 0
         try:
             yield
-        except Stopped as e:
-            stopped = e.number
+        except (Stopped, RuntimeError):
+            if not self._told:  # else another process left first, before this step's update: it is still to be done
+                raise
+            stopped = self._told
             self.save(state())
             self.log(f"interrupted by {signal.Signals(stopped).name}; saved, and the same command goes on from here")
         finally:
@@ -147,6 +159,12 @@ class Place:
         if stopped:
             os.kill(os.getpid(), stopped)
             raise SystemExit(128 + stopped)
+
+
+def ended(folder: Path, n_stages: int) -> bool:
+    """Whether a training of so many stages was saved there at its end."""
+    found = folders.newest(folder)
+    return found is not None and json.loads((found / "state.json").read_bytes())["at"][0] == n_stages
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -180,7 +198,7 @@ def versions() -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """What bits depend on besides: the processor's instructions, the number of threads, switches."""
     cpu = torch.backends.cpu.get_cpu_capability()
-    return {"threads": torch.get_num_threads(), "cpu_capability": cpu, **switches()}
+    return {"threads": torch.get_num_threads(), "cpu_capability": cpu, "devices": together.size(), **switches()}
 
 
 def differing(before: Any, now: Any, name: str = "") -> Iterator[str]:

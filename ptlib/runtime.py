@@ -21,12 +21,28 @@ from ptlib.errors import InputError
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """`auto` takes CUDA, then Apple's MPS, then the CPU. InputError if the named device is not there."""
+def choose_device(name: str = "auto", devices: int = 1) -> torch.device:
+    """`auto` takes CUDA, then Apple's MPS, then the CPU. InputError if it is not there, for so many `devices`.
+
+    Of processes that torchrun started on GPUs, each has one for its own.
+    """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device, started = _named(name), int(os.environ.get("WORLD_SIZE", 1))
+    if started > 1 and devices not in (1, started):
+        raise InputError(f"devices is {devices}; torchrun started {started} processes, so it must be that or 1")
+    if (devices > 1 or started > 1) and device.index is not None:
+        raise InputError(f"device is {name!r}, which is one, for {max(devices, started)}; give {device.type!r}")
+    counts = {"cuda": (torch.cuda.device_count(), "GPUs"), "mps": (1, "GPU")}
+    there, what = counts.get(device.type, (os.cpu_count() or 1, "cores"))
+    if started == 1 and devices > there:
+        raise InputError(f"devices is {devices}; it must be 1 to {there}, the {what} there are")
+    if started > 1 and device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return device
+
+
+def _named(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:

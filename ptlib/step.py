@@ -10,13 +10,14 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from ptlib import together
 from ptlib.core import Task
 from ptlib.data.batches import fetch
 from ptlib.errors import InputError
 from ptlib.kinds import kind_of
 from ptlib.models import Model, layers
 from ptlib.prediction import affordable_batch
-from ptlib.runtime import autocast, generator
+from ptlib.runtime import autocast, derived_seed, generator
 from ptlib.stages import Stage
 
 
@@ -25,11 +26,12 @@ class Step:
 
     def __init__(
         self, model: Model, module: nn.Module, stage: Stage, task: Task, names: Sequence[str], device: torch.device,
-        precision: str, accumulate: int | str, compile: bool, log: Callable[[str], None] = print,
+        precision: str, accumulate: int | str, compile: bool, spread: bool = True, log: Callable[[str], None] = print,
     ):  # fmt: skip
         named = dict(model.named_parameters())
         self.parameters: list[Tensor] = [named[name] for name in names]
         self.stage, self.device, self.precision, self.log = stage, device, precision, log
+        self.spread = spread  # over the processes that train together
         self.grows, self.parts = accumulate == "auto", 1 if isinstance(accumulate, str) else accumulate
         self.kind = kind_of(task)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(module) if compile else module
@@ -44,18 +46,24 @@ class Step:
 
         InputError where memory runs out and the batch may not be computed in more parts.
         """
-        while (total := self._backward(x, y, seed)) is None:
+        mine, n = together.own(len(x)) if self.spread else slice(0, len(x)), float(len(x))
+        if mine.start == mine.stop:  # more processes than examples: what this one computes counts nothing
+            mine, n = slice(0, 1), math.inf
+        while (total := self._backward(x[mine], y[mine], n, seed)) is None:
             self.optimizer.zero_grad()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+        if self.spread:
+            together.add_up([*(p.grad for p in self.parameters if p.grad is not None), total])
         self._update(lr)
         return total
 
-    def _backward(self, x: Tensor, y: Tensor, seed: int) -> Tensor | None:
-        """Gradients and the mean loss; None where memory ran out and more parts are to be tried."""
-        torch.manual_seed(seed)
+    def _backward(self, x: Tensor, y: Tensor, n: float, seed: int) -> Tensor | None:
+        """This part's share of the gradients and of the mean loss over `n`; None where memory ran out and smaller parts
+        are to be tried."""
+        torch.manual_seed(derived_seed(seed, together.rank()) if together.rank() else seed)
         try:
-            return self._gradients(x, y)
+            return self._gradients(x, y, n)
         except RuntimeError as e:
             if not isinstance(e, torch.OutOfMemoryError) and "allocate memory" not in str(e):
                 raise
@@ -72,14 +80,14 @@ class Step:
         self.log(f"{said}; going on with {-(-len(x) // more)} at once")
         return None
 
-    def _gradients(self, x: Tensor, y: Tensor) -> Tensor:
+    def _gradients(self, x: Tensor, y: Tensor, n: float) -> Tensor:
         total = torch.zeros((), device=self.device)
         for part_x, part_y in zip(x.tensor_split(self.parts), y.tensor_split(self.parts), strict=True):
             if len(part_x) == 0:
                 continue
             with autocast(self.device, self.precision):
                 outputs = self.forward(part_x)
-            loss = self.kind.loss(outputs, part_y, self.stage.label_smoothing) * (len(part_x) / len(x))
+            loss = self.kind.loss(outputs, part_y, self.stage.label_smoothing) * (len(part_x) / n)
             loss.backward()
             total += loss.detach()
         return total

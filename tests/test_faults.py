@@ -131,9 +131,9 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_the_last_good_checkpoint_st
     monkeypatch.setattr(resume, "EVERY", 0.0)
     real, calls = Step._gradients, [0]
 
-    def spoiled(self: Step, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def spoiled(self: Step, x: torch.Tensor, y: torch.Tensor, n: float) -> torch.Tensor:
         calls[0] += 1
-        loss = real(self, x, y)
+        loss = real(self, x, y, n)
         if calls[0] == 12:
             first = next(p for p in self.parameters if p.grad is not None)
             assert first.grad is not None
@@ -156,10 +156,10 @@ def test_out_of_memory_says_what_was_tried_and_retries_in_parts_if_asked(
 ) -> None:
     real = Step._gradients
 
-    def short(self: Step, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def short(self: Step, x: torch.Tensor, y: torch.Tensor, n: float) -> torch.Tensor:
         if len(x) > limit * self.parts:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
-        return real(self, x, y)
+        return real(self, x, y, n)
 
     monkeypatch.setattr(Step, "_gradients", short)
     stage, lines = pt.Stage("all", epochs=2, batch_size=20, lr=1e-3, augment=()), list[str]()

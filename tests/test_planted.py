@@ -58,7 +58,7 @@ BUGS = [
         "torch.arange(len(part))", test_text_data.test_a_shuffle_pads_little),
     Bug("labels in another order than scores", "ptlib.prediction:of_logits", "split.targets.numpy()",
         "split.targets.sort().values.numpy()", test_train.test_the_score_on_val_is_the_reports),
-    Bug("selection on test", "ptlib.train:_Run._cache_features", "(self.task.train, self.task.val)",
+    Bug("selection on test", "ptlib.loop:Loop._cache_features", "(self.task.train, self.task.val)",
         '(self.task.train, __import__("dataclasses").replace(self.task.test, name="val"))',
         test_train.test_the_test_split_is_never_touched),
     Bug("BatchNorm of a frozen backbone drifts", "ptlib.step:set_mode",

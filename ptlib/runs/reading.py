@@ -19,7 +19,7 @@ from ptlib.errors import InputError
 from ptlib.models import Model, build_model, load_checkpoint
 from ptlib.reading import read_predictions
 from ptlib.results import Examples, Predictions
-from ptlib.runs.writing import UNFINISHED, output_root
+from ptlib.runs.writing import output_root
 
 PATIENCE = 10.0  # seconds for a run that is replaced while it is read, again and again
 
@@ -67,9 +67,9 @@ def status(path: str | os.PathLike[str]) -> Literal["complete", "running", "inte
     InputError if there is no such run.
     """
     folder = run_folder(path)
-    if not folder.name.endswith(UNFINISHED):
+    if not folder.name.endswith(folders.UNFINISHED):
         return "complete"
-    final = folder.with_name(folder.name.removesuffix(UNFINISHED))
+    final = folder.with_name(folder.name.removesuffix(folders.UNFINISHED))
     return "running" if folders.locked(final) else "interrupted"
 
 
@@ -96,7 +96,7 @@ def _whole(path: str | os.PathLike[str], read: Callable[[Path], T]) -> T:
     while True:
         folder = run_folder(path)
         before = _inode(folder)
-        if folder.name.endswith(UNFINISHED):
+        if folder.name.endswith(folders.UNFINISHED):
             now = status(folder)
             what = "wait for it" if now == "running" else "run the same command again"
             raise InputError(f"the run in {folder} is {now!r}, not complete; {what}")
@@ -131,7 +131,7 @@ def run_folder(path: str | os.PathLike[str]) -> Path:
     """Where a run lies: a path, or a name under outputs/; what is unfinished, where nothing else is."""
     places = [Path(path), output_root() / path, output_root().parent / path]
     for _ in range(5):  # it may be replaced between two looks
-        tried = [*map(folders.standing, places), *(p.with_name(p.name + UNFINISHED) for p in places if p.name)]
+        tried = [*map(folders.standing, places), *(p.with_name(p.name + folders.UNFINISHED) for p in places if p.name)]
         if folder := next((p for p in tried if p.exists()), None):
             return folder
     raise InputError(f"there is no run {str(path)!r}, neither here nor in {output_root()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
@@ -9,14 +10,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ptlib import folders, language
+from ptlib import folders, language, tracking
 from ptlib.core import Checkpoint, Task
 from ptlib.errors import InputError
 from ptlib.files import ordered, sha256, write_whole
@@ -30,14 +33,25 @@ from ptlib.sheets import csv_of
 from ptlib.stages import History
 
 REPO = Path(__file__).parent.parent.parent
-UNFINISHED = ".unfinished"
 
 
 def output_root() -> Path:
-    """$PTLIB_OUTPUTS; else outputs/ of the repo this package stands in; else outputs/ here."""
+    """$PTLIB_OUTPUTS; else outputs/ of the repo this package stands in; else outputs/ here.
+
+    Of processes that torchrun started only the first writes there, the others to a folder that goes with them.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and os.environ.get("RANK", "0") != "0":
+        return _aside()
     if os.environ.get("PTLIB_OUTPUTS"):
         return Path(os.environ["PTLIB_OUTPUTS"])
     return REPO / "outputs" if (REPO / "notebooks").is_dir() else Path.cwd() / "outputs"
+
+
+@cache
+def _aside() -> Path:
+    folder = tempfile.mkdtemp(prefix="ptlib-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def start_run(
@@ -50,6 +64,7 @@ def start_run(
     Without `run_name` the name is made of notebook, tasks, checkpoint and a hash of the parameters and the data.
     InputError if another process writes that run, or the name is taken by what is no run or another notebook's.
     """
+    tracking.chosen()
     of = [task.name for task in tasks] + [Path(c.name).stem if c.path else c.name for c in [checkpoint] if c]
     name = run_name or hashed_name(notebook, "-".join(of), parameters, *[task.fingerprint for task in tasks])
     final = output_root() / name
@@ -61,7 +76,7 @@ def start_run(
             of = earlier["notebook"]
             raise InputError(f"{final} is a run of {of}.ipynb, which would be lost; choose another run_name")
     folders.lock(final, f"the run {name!r}")
-    unfinished = final.with_name(name + UNFINISHED)
+    unfinished = final.with_name(name + folders.UNFINISHED)
     unfinished.mkdir(exist_ok=True)
     _write_json(unfinished / "run.json", {"status": "unfinished", "notebook": notebook, "parameters": dict(parameters)})
     return unfinished
@@ -73,7 +88,7 @@ def commit(run: Path, fill: Callable[[Path], None], record: Mapping[str, Any]) -
     It holds what `fill` puts into a folder; `run.json`: the status `complete`, the record, and what else made the run;
     and `SHA256SUMS`, the hash of each file.
     """
-    final = run.with_name(run.name.removesuffix(UNFINISHED))
+    final = run.with_name(run.name.removesuffix(folders.UNFINISHED))
     if failed := _failed_shell_line():
         raise InputError(f"a shell line of this notebook ended with exit code {failed}; mend it, and run again")
 

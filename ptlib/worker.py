@@ -1,0 +1,127 @@
+"""Processes that train together: starting them by torchrun, and being one: `torchrun ... -m ptlib.worker FOLDER`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from ptlib.errors import InputError
+from ptlib.files import write_whole
+
+PATIENCE = 30.0  # seconds that the processes have to save and to leave
+
+
+def launch(
+    devices: int, function: Callable[..., Any], arguments: Mapping[str, Any], log: Callable[[str], None],
+    restarts: int = 0,
+) -> None:  # fmt: skip
+    """Call `function(**arguments, log=print)` in so many processes of this machine, by torchrun; `log` hears the first.
+
+    If one of them dies all end, and are started anew up to `restarts` times. InputError and FloatingPointError are
+    raised as in the process; RuntimeError with its last words for all else. The processes are told to stop when this
+    one is, and have half a minute to save.
+    """
+    threads = max(1, torch.get_num_threads() // devices)
+    with tempfile.TemporaryDirectory(prefix="ptlib-") as name:  # only this user may read it
+        folder = Path(name)
+        try:
+            torch.save((function, dict(arguments)), folder / "job.pt")
+        except (pickle.PicklingError, AttributeError, TypeError) as e:
+            raise InputError(
+                f"devices is {devices}, and this model or data can't be sent to other processes ({e}); take classes "
+                "and functions from a module, or devices=1"
+            ) from None
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}",
+                   f"--max-restarts={restarts}", "-m", "ptlib.worker", str(folder)]  # fmt: skip
+        around = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        with (folder / "errors.txt").open("w+b") as errors:
+            streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": errors, "text": True}
+            with subprocess.Popen(command, env=around, start_new_session=True, **streams) as process, _relayed():
+                try:
+                    _listen(process, log)
+                except BaseException:
+                    process.send_signal(signal.SIGTERM)
+                    late = threading.Timer(PATIENCE, process.kill)
+                    late.start()
+                    _listen(process, log)
+                    late.cancel()
+                    raise
+            errors.seek(0)
+            said = errors.read().decode(errors="replace")
+        if process.returncode:
+            _raise(folder / "error.json", process.returncode, said)
+
+
+def _listen(process: subprocess.Popen[str], log: Callable[[str], None]) -> None:
+    assert process.stdout
+    for line in process.stdout:
+        log(line.rstrip("\n"))
+
+
+@contextlib.contextmanager
+def _relayed() -> Iterator[None]:
+    """A context in which SIGTERM, as an interrupt does, raises what the processes can be told of."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def told(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, told)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise(path: Path, code: int, said: str) -> None:
+    """The error of the process that failed first."""
+    kinds = {"InputError": InputError, "FloatingPointError": FloatingPointError}
+    if path.exists():
+        error = json.loads(path.read_bytes())
+        raise kinds.get(error["type"], RuntimeError)(error["message"])
+    last = "\n".join(said.splitlines()[-12:])
+    raise RuntimeError(f"a process of the training was killed (exit code {code} of torchrun); its last words:\n{last}")
+
+
+def _tell(path: Path, error: BaseException) -> None:
+    """Leave an error for the process that launched this one; of several, one that follows from no other."""
+    known = isinstance(error, InputError | FloatingPointError)
+    if known or not path.exists():
+        message = str(error) if known else f"{type(error).__name__}: {error}"
+        write_whole(path, json.dumps({"type": type(error).__name__, "message": message}).encode())
+
+
+def main() -> None:
+    """Do the job that the launching process left in the folder, which is its own."""
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    # A pickle, but one that this user wrote a moment ago to a folder that only he may write to.
+    function, arguments = torch.load(folder / "job.pt", weights_only=False, mmap=True)
+    try:
+        function(**arguments, log=_say if os.environ["RANK"] == "0" else lambda line: None)
+    except Exception as error:
+        _tell(folder / "error.json", error)
+        raise
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
