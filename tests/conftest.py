@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from ptlib.core import Checkpoint, Split, Task
 from ptlib.preprocessing import Preprocessing
 
+LONG = bool(os.environ.get("PTLIB_LONG_FAULTS"))  # whether tests that have a long form take it
+
 
 class Tiny(nn.Module):
     """Two convolutions with BatchNorm, dropout, and a linear layer."""

@@ -32,10 +32,9 @@ from ptlib.data.batches import batched
 from ptlib.measures import all_of, prepare
 from ptlib.results import Predictions
 from ptlib.selection import cache
-from tests.conftest import Tiny, make_task, silent
+from tests.conftest import LONG, Tiny, make_task, silent
 
 ROOT = Path(__file__).parent.parent
-LONG = bool(os.environ.get("PTLIB_LONG_FAULTS"))
 STAGE = pt.Stage("all", epochs=1, lr=1e-3, batch_size=16)
 SMALL = "random/timm/mobilenetv3_small_050"
 ORDERS: dict[str, Callable[[Any], Any]] = {

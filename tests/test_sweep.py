@@ -26,6 +26,7 @@ import ptlib as pt
 from ptlib import cli, folders, sweep
 from ptlib.results import Predictions
 from ptlib.runs import read_record, save_results, start_run
+from tests.conftest import LONG
 
 GRID = "sweep: {grid: {n_train: [60, 90], seed: [0, 1, 2]}}"
 
@@ -363,8 +364,8 @@ recipe: probe
 n_test: 60
 image_size: 32
 control: false
-sweep: {grid: {n_train: [54, 72, 90], seed: [0, 1, 2, 3]}}
-"""
+sweep: {grid: {n_train: [54, 72, 90], seed: SEEDS}}
+""".replace("SEEDS", "[0, 1, 2, 3]" if LONG else "[0, 1]")
 
 
 @pytest.mark.usefixtures("with_nbval")
@@ -389,7 +390,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.usefixtures("with_nbval")
-def test_twelve_runs_are_complete_though_a_worker_of_the_cluster_is_killed(
+def test_all_runs_are_complete_though_a_worker_of_the_cluster_is_killed(
     tmp_path: Path, outputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     distributed = pytest.importorskip("distributed")
@@ -397,14 +398,14 @@ def test_twelve_runs_are_complete_though_a_worker_of_the_cluster_is_killed(
     killed: list[str] = []
 
     def kill(workers: list[int]) -> None:
-        """Once three runs are complete, the first worker whose kernel has just begun one: it holds the run's lock."""
+        """Once some runs are complete, the first worker whose kernel has just begun one: it holds the run's lock."""
         seen = set[str]()
         while not killed:
             time.sleep(0.02)
             for kernel, worker in [(k, w) for w in workers for k in psutil.Process(w).children()]:
                 with contextlib.suppress(psutil.Error):  # it has ended since
                     held = {Path(f.path).name for f in kernel.open_files() if "/.locks/" in f.path} - seen
-                    if held and sum((outputs / name / "run.json").exists() for name in names(path)) >= 3:
+                    if held and sum((outputs / name / "run.json").exists() for name in names(path)) >= 2:
                         os.kill(worker, signal.SIGKILL)
                         killed.extend(held)
                         return
@@ -416,7 +417,7 @@ def test_twelve_runs_are_complete_though_a_worker_of_the_cluster_is_killed(
         threading.Thread(target=kill, args=(workers,), daemon=True).start()
         assert cli.main(["sweep", str(path), "--scheduler", cluster.scheduler_address]) == 0
         log = capsys.readouterr().out
-        assert "12 of 12 runs are complete" in log, log
+        assert f"{(n := len(names(path)))} of {n} runs are complete" in log, log
         assert killed, "no worker was in the middle of a run"
         assert killed[0] in names(path)
         for name in names(path):
@@ -425,7 +426,7 @@ def test_twelve_runs_are_complete_though_a_worker_of_the_cluster_is_killed(
         runs = [p.name for p in outputs.iterdir() if p.name.startswith("finetune-mine-")]
         assert sorted(runs) == sorted([*names(path), "finetune-mine-summary"])
     assert cli.main(["sweep", str(path), "--dry-run"]) == 0
-    assert capsys.readouterr().out.count("complete  finetune-mine-") == 12
+    assert capsys.readouterr().out.count("complete  finetune-mine-") == n
     table = pd.read_csv(outputs / "finetune-mine-summary" / "runs.csv")
     assert table["value"].between(0.3, 1).all()
     assert table["seconds"].gt(0).all()
