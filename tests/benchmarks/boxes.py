@@ -1,16 +1,29 @@
-"""How often intervals of average precision hold the truth: percentile against pivotal bootstrap of simulated detectors.
+"""Average precision of boxes beside pycocotools and torchmetrics; and how often its intervals hold the truth.
 
-`python -m tests.benchmarks.boxes`
+Simulated detectors on simulated images. Ours, pycocotools and torchmetrics (by faster-coco-eval) start from boxes in
+the form each takes, and give COCO's twelve numbers, which are asserted to be the same. 1,000 resamples take from
+pycocotools, which knows none, as many `accumulate()` over what was matched once: scaled from two.
+
+`python -m tests.benchmarks boxes` has the times, `python -m tests.benchmarks.boxes` the intervals: percentile against
+pivotal bootstrap.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+from typing import Any
 
 import numpy as np
+import torch
 
-from ptlib import stats
+from ptlib import evaluate, stats
 from ptlib.metrics import boxes as m
+from ptlib.results import Boxes
+from tests.benchmarks import Line, median_seconds, seconds
+
+CLASSES, RESAMPLES = 3, 1000
 
 
 def scenes(rng: np.random.Generator, n: int, k: int = 14) -> tuple[np.ndarray, np.ndarray]:
@@ -52,6 +65,85 @@ def held(n: int, trials: int, resamples: int, population: int = 20_000, name: st
         ):
             hits[kind] += int(low <= truth <= high)
     return {kind: count / trials for kind, count in hits.items()}
+
+
+def as_annotations(values: np.ndarray) -> Any:
+    """Rows of boxes, true ones (N, M, 7) or found ones (N, K, 6), as pycocotools keeps them."""
+    from pycocotools.coco import COCO
+
+    table: list[dict[str, Any]] = []
+    for i, row in ((i, row) for i, image in enumerate(values) for row in image if row[0] >= 0):
+        box = [row[1], row[2], row[3] - row[1], row[4] - row[2]]
+        table.append({"id": len(table) + 1, "image_id": i, "category_id": int(row[0]), "bbox": box})
+        last = {"score": row[5], "area": box[2] * box[3]} if len(row) == 6 else {"area": row[6]}
+        table[-1] |= {"iscrowd": 0, **last}
+    side, classes = COCO(), [{"id": c} for c in range(CLASSES)]
+    side.dataset = {"images": [{"id": i} for i in range(len(values))], "annotations": table, "categories": classes}
+    side.createIndex()
+    return side
+
+
+def by_pycocotools(truth: Any, found: Any) -> np.ndarray:
+    """The twelve numbers."""
+    from pycocotools.cocoeval import COCOeval
+
+    evaluation = COCOeval(truth, found, "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return np.asarray(evaluation.stats)
+
+
+def resampled_by_pycocotools(truth: Any, found: Any) -> float:
+    """Seconds of AP by resamples: matched once, of one area and one number of detections, then accumulated."""
+    from pycocotools.cocoeval import COCOeval
+
+    evaluation = COCOeval(truth, found, "bbox")
+    p = evaluation.params
+    p.areaRng, p.areaRngLbl, p.maxDets = p.areaRng[:1], p.areaRngLbl[:1], [100]
+    return seconds(evaluation.evaluate) + RESAMPLES * min(seconds(evaluation.accumulate) for _ in range(2))
+
+
+def by_torchmetrics(found: list[dict[str, torch.Tensor]], truth: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
+    from torchmetrics.detection import MeanAveragePrecision
+
+    levels = m.THRESHOLDS.tolist(), m.RECALLS.tolist()  # its own are in float32
+    metric = MeanAveragePrecision("xyxy", "bbox", *levels, backend="faster_coco_eval")
+    metric.update(found, truth)
+    return dict(metric.compute())
+
+
+def lines(asked: argparse.Namespace) -> list[Line]:
+    n = 100 if asked.quick else 1000
+    targets, scores = scenes(np.random.default_rng(0), n)
+    said = Boxes(tuple(map(str, range(n))), targets, scores, "test", tuple("abc"))
+    tensors: tuple[list[Any], list[Any]] = ([], [])
+    for side, values in zip(tensors, (scores, targets), strict=True):
+        for rows in map(torch.from_numpy, values):
+            rows = rows[rows[:, 0] >= 0]
+            side.append({"boxes": rows[:, 1:5], "labels": rows[:, 0].long()})
+            side[-1] |= {"scores": rows[:, 5]} if side is tensors[0] else {"area": rows[:, 6]}
+    given: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = as_annotations(targets), as_annotations(scores)
+        ways: dict[str, Any] = {
+            "ours": lambda: given.update(ours=m.coco(m.match(targets, scores, CLASSES), np.ones((1, n)))),
+            "pycocotools": lambda: given.update(pycocotools=by_pycocotools(*coco)),
+            "torchmetrics, faster-coco-eval": lambda: given.update(torchmetrics=by_torchmetrics(*tensors)),
+        }
+        for way in ways.values():
+            way()  # imports and first calls are not counted
+        took = median_seconds(ways, asked.repeats)
+        interval = median_seconds({"ours": lambda: evaluate(said, metrics=["ap"], resamples=RESAMPLES)}, asked.repeats)
+        accumulated = resampled_by_pycocotools(*coco)
+    twelve = np.array([value[0] for value in given["ours"].values()])
+    np.testing.assert_allclose(np.nan_to_num(twelve, nan=-1), given["pycocotools"], rtol=0, atol=1e-9)
+    names = [f"m{name[:2]}_{name[2:].strip('_')}".rstrip("_") for name in m.COCO]
+    theirs = [given["torchmetrics"][name] for name in names]  # in float32
+    np.testing.assert_allclose(np.nan_to_num(twelve, nan=-1), theirs, rtol=0, atol=1e-6)
+    group, what = f"boxes of {n:,} images", f"AP by {RESAMPLES:,} resamples"
+    found = [Line(group, "COCO's twelve numbers", other, took["ours"], took[other], "s") for other in list(ways)[1:]]
+    return [*found, Line(group, what, "pycocotools' accumulate(), scaled", interval["ours"], accumulated, "s")]
 
 
 def main() -> None:

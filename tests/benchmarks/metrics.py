@@ -1,17 +1,14 @@
 """What do honest intervals cost? 10,000 bootstrap resamples of 10,000 examples of 100 classes.
 
-    python -m tests.benchmarks.metrics
-
 Ours by weights, all metrics at once; scikit-learn by copies, `resample` and then its functions; torchmetrics'
-BootStrapper over the same metrics, where it is installed. The peers are run for a few resamples (`--peer-resamples`),
-and their time is scaled to 10,000: at full length they would take hours. Run it alone.
+BootStrapper over the same metrics. The peers are run for a few resamples and their time is scaled to as many as ours
+draws: at full length they would take hours. They use one thread where ours uses all.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import time
+import functools
 import warnings
 from typing import Any
 
@@ -21,8 +18,9 @@ from sklearn import metrics as sk
 from sklearn.utils import resample
 
 from ptlib import Predictions, compare, evaluate
+from tests.benchmarks import Line, median_seconds, seconds
 
-RESAMPLES = 10_000
+PEER_RESAMPLES = 5
 
 
 def example(n: int, c: int, seed: int = 0) -> Predictions:
@@ -30,12 +28,6 @@ def example(n: int, c: int, seed: int = 0) -> Predictions:
     y, z = rng.integers(0, c, n), rng.normal(size=(n, c))
     z[np.arange(n), y] += 2.8
     return Predictions.of(y, z)
-
-
-def timed(function: object, *args: object, **kwargs: object) -> float:
-    start = time.perf_counter()
-    function(*args, **kwargs)  # type: ignore[operator]
-    return time.perf_counter() - start
 
 
 def scikit_learn(p: Predictions, n: int, ranking: bool) -> None:
@@ -69,29 +61,30 @@ def torchmetrics(p: Predictions, n: int, ranking: bool) -> None:
         bootstrap.compute()
 
 
-def main(n: int, c: int, peer_resamples: int) -> None:
+def lines(asked: argparse.Namespace) -> list[Line]:
+    """Metrics of the confusion matrix alone, and all of them; then what a comparison takes, printed."""
+    n, c, resamples = (2000, 20, 1000) if asked.quick else (10_000, 100, 10_000)
     p, other = example(n, c), example(n, c, 1)
     other = Predictions.of(p.targets, other.scores * 0.3 + p.scores)
+    few = 2 if asked.quick else PEER_RESAMPLES
+    peers = {"scikit-learn": scikit_learn, "torchmetrics": torchmetrics}
     evaluate(p, resamples=100)  # imports and first calls are not counted
-    warnings.simplefilter("ignore")
-    peers = {"scikit-learn": scikit_learn}
-    if importlib.util.find_spec("torchmetrics"):
-        peers["torchmetrics"] = torchmetrics
-    for name, ranking, how in (("confusion matrix", False, {}), ("all metrics", True, {"metrics": "all"})):
-        ours = timed(evaluate, p, resamples=RESAMPLES, **how)
-        print(f"{name}: {RESAMPLES:,} resamples of {n:,} x {c} in {ours:.2f} s")
-        for peer, function in peers.items():
-            function(p, 2, ranking)
-            each = timed(function, p, peer_resamples, ranking) / peer_resamples
-            print(f"  {peer}: {1000 * each:.0f} ms a resample, {RESAMPLES * each / ours:,.0f} times as long")
+    found, group = [], f"{resamples:,} resamples of {n:,} examples of {c} classes"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for what, ranking in (
+            ("accuracy, macro precision, recall, F1", False),
+            ("all metrics, those of rankings included", True),
+        ):
+            for peer in peers.values():
+                peer(p, 1, ranking)
+            names: Any = "all" if ranking else "main"
+            jobs: dict[str, Any] = {"ours": functools.partial(evaluate, p, metrics=names, resamples=resamples)}
+            jobs |= {name: functools.partial(peer, p, few, ranking) for name, peer in peers.items()}
+            took = median_seconds(jobs, asked.repeats)
+            scaled = {name: took[name] * resamples / few for name in peers}
+            found += [Line(group, what, name, took["ours"], scaled[name], "s") for name in peers]
     for metric in ("accuracy", "macro_f1"):
-        print(f"compare by {metric}, interval and shuffles: {timed(compare, p, other, metric):.2f} s")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=10_000)
-    parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--peer-resamples", type=int, default=10)
-    args = parser.parse_args()
-    main(args.n, args.classes, args.peer_resamples)
+        took_ = seconds(functools.partial(compare, p, other, metric))
+        print(f"compare by {metric}, interval and shuffles: {took_:.2f} s", flush=True)
+    return found
