@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 
 def size() -> int:
@@ -30,7 +32,17 @@ def join(device: torch.device) -> None:
     """Join the others, if torchrun started this process as one of several."""
     if int(os.environ.get("WORLD_SIZE", 1)) < 2 or dist.is_initialized():
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, number, count = next(rendezvous("env://"))
+    # The store outlives processes that torchrun starts anew, and what the dead ones left there must not be found.
+    mine = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=mine, rank=number, world_size=count)
+
+
+def leave() -> None:
+    """Leave the others, once all of them are here: who went before would cut off what the last of them still reads."""
+    if size() > 1:
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def own(n: int) -> slice:

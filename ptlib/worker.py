@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from ptlib import together
 from ptlib.errors import InputError
 from ptlib.files import write_whole
 
@@ -62,7 +63,7 @@ def launch(
             errors.seek(0)
             said = errors.read().decode(errors="replace")
         if process.returncode:
-            _raise(folder / "error.json", process.returncode, said)
+            _raise(folder / "error.json", said)
 
 
 def _listen(process: subprocess.Popen[str], log: Callable[[str], None]) -> None:
@@ -88,22 +89,18 @@ def _relayed() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _raise(path: Path, code: int, said: str) -> None:
-    """The error of the process that failed first."""
-    kinds = {"InputError": InputError, "FloatingPointError": FloatingPointError}
+def _raise(path: Path, said: str) -> None:
+    """The error that a process told of, or the last words of all, torchrun's word of who was killed included."""
     if path.exists():
         error = json.loads(path.read_bytes())
-        raise kinds.get(error["type"], RuntimeError)(error["message"])
-    last = "\n".join(said.splitlines()[-12:])
-    raise RuntimeError(f"a process of the training was killed (exit code {code} of torchrun); its last words:\n{last}")
+        raise {"InputError": InputError}.get(error["type"], FloatingPointError)(error["message"])
+    last = "\n".join(said.splitlines()[-30:])
+    raise RuntimeError(f"a process of the training was killed, or failed; the last words:\n{last}")
 
 
-def _tell(path: Path, error: BaseException) -> None:
-    """Leave an error for the process that launched this one; of several, one that follows from no other."""
-    known = isinstance(error, InputError | FloatingPointError)
-    if known or not path.exists():
-        message = str(error) if known else f"{type(error).__name__}: {error}"
-        write_whole(path, json.dumps({"type": type(error).__name__, "message": message}).encode())
+def _tell(path: Path, error: InputError | FloatingPointError) -> None:
+    """Leave an error for the process that launched this one."""
+    write_whole(path, json.dumps({"type": type(error).__name__, "message": str(error)}).encode())
 
 
 def main() -> None:
@@ -114,9 +111,10 @@ def main() -> None:
     function, arguments = torch.load(folder / "job.pt", weights_only=False, mmap=True)
     try:
         function(**arguments, log=_say if os.environ["RANK"] == "0" else lambda line: None)
-    except Exception as error:
+    except (InputError, FloatingPointError) as error:
         _tell(folder / "error.json", error)
         raise
+    together.leave()
 
 
 def _say(line: str) -> None:

@@ -118,7 +118,14 @@ def doomed(marker: str, after: int, log: Callable[[str], None], **given: Any) ->
 @pytest.mark.parametrize("restarts", [0, 1])
 def test_a_killed_process_ends_the_training_or_begins_it_anew(restarts: int, tmp_path: Path) -> None:
     task, folder = make_task(61), tmp_path / "training"
-    given = {"model": pt.build_model(start(), task), "task": task, "stages": STAGES, "devices": 2, "resume": folder}
+    given = {
+        "model": pt.build_model(start(), task),
+        "task": task,
+        "stages": STAGES,
+        "devices": 2,
+        "resume": folder,
+        "precision": "fp32",
+    }
     lines: list[str] = []
     asked = {"marker": str(tmp_path / "killed"), "after": 8, **given}
     if restarts:
@@ -178,11 +185,11 @@ if __name__ == "__main__":
 
 @pytest.mark.usefixtures("with_nbval")
 def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "training"), "200"]
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "training"), "60"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         for line in process.stdout:
-            if line.startswith("all 20/"):
+            if line.startswith("all 10/"):
                 break
         told = time.monotonic()
         process.send_signal(signal.SIGTERM)
@@ -190,7 +197,7 @@ def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(tmp_path: Path) -> N
     assert time.monotonic() - told < 20
     assert process.returncode not in (0, None)
     assert "interrupted by SIGTERM; saved" in rest
-    runs = [subprocess.run([*command[:3], str(tmp_path / name), "200"], cwd=ROOT, capture_output=True, text=True,
+    runs = [subprocess.run([*command[:3], str(tmp_path / name), "60"], cwd=ROOT, capture_output=True, text=True,
                            check=True) for name in ("training", "anew")]  # fmt: skip
     assert runs[0].stdout.startswith("going on from step")
     assert runs[0].stdout.splitlines()[-1] == runs[1].stdout.splitlines()[-1]
