@@ -106,7 +106,7 @@ def fastai(job: Job, watch: Watch) -> None:
     from fastai.learner import Learner
     from fastai.metrics import accuracy
 
-    class Seen(Callback):  # type: ignore[misc]
+    class Seen(Callback):
         order = 60  # after the recorder
 
         def before_validate(self) -> None:
