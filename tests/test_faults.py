@@ -176,7 +176,7 @@ def test_out_of_memory_says_what_was_tried_and_retries_in_parts_if_asked(
     finetune(alike, task, [stage], accumulate=parts, log=silent)
     for a, b in zip(model.state_dict().values(), alike.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
-    monkeypatch.setattr(Step, "_gradients", lambda self, x, y: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    monkeypatch.setattr(Step, "_gradients", lambda self, x, y, n: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
     with pytest.raises(pt.InputError, match="with 1 at once, .* give a smaller image_size"):
         finetune(pt.build_model(tiny, task), task, [stage], accumulate="auto", log=silent)
 
