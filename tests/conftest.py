@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,16 @@ def make_task(n: int = 60, classes: int = 3, side: int = 16, seed: int = 0, nois
 
     parts = split("train", n), split("val", n // 2), split("test", n // 2)
     return Task("colours", "image_classification", tuple("abcdefghij"[:classes]), *parts)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_environment() -> Iterator[None]:
+    """What a module does to the environment ends with it: Dask leaves OMP_NUM_THREADS=1 for all that follows."""
+    before = dict(os.environ)
+    yield
+    for name in {*os.environ} - {*before, "PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update({k: v for k, v in before.items() if k != "PYTEST_CURRENT_TEST"})
 
 
 @pytest.fixture
