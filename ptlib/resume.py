@@ -126,9 +126,11 @@ class Place:
         """
         if together.rank():
             before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
-            yield
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
             return
         if self.folder is None or threading.current_thread() is not threading.main_thread():
             yield
