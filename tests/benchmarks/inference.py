@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ptlib import Model, Split, build_model, evaluate, load_checkpoint, load_task, predict
 from ptlib.language import find_source
@@ -29,6 +29,7 @@ from ptlib.prediction import EVAL_BATCH, features
 from ptlib.runtime import choose_device, place
 from ptlib.texts import Texts
 from tests.benchmarks import Line, in_turns
+from tests.benchmarks.peers import Images, as_it_is
 
 HOW = ("cpu", "fp32")
 SENTENCES = "all-MiniLM-L6-v2"
@@ -54,25 +55,12 @@ def medians(jobs: Mapping[str, Callable[[], Any]], repeats: int) -> tuple[dict[s
     return seconds, {name: turns[-1][1] for name, turns in found.items()}
 
 
-class _Batches(Dataset[tuple[Tensor, Tensor]]):
-    """A split that gives all rows of a batch at once, as the model wants them."""
-
-    def __init__(self, model: Model, split: Split):
-        self.model, self.split = model, split
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor]:
-        return self.model.preprocess(self.split.inputs[rows]), self.split.targets[rows]
-
-
 def _validate(model: Model, split: Split) -> float:
     """Top-1 accuracy by a loop like that of timm's validate.py: meters hear of each batch's loss and accuracies."""
     from timm import utils
 
     timm: Any = utils
-    loader: Any = DataLoader(_Batches(model, split), EVAL_BATCH, collate_fn=lambda batch: batch)
+    loader: Any = DataLoader(Images(model, split), EVAL_BATCH, collate_fn=as_it_is)
     losses, top1, top5 = (timm.AverageMeter() for _ in range(3))
     model.eval()
     with torch.inference_mode():
