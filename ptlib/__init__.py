@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from ptlib.answer import Answer as Answer
     from ptlib.checkpoints import list_checkpoints as list_checkpoints
     from ptlib.checkpoints import load_checkpoint as load_checkpoint
     from ptlib.comparable import differences as differences
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from ptlib.pretraining import Pretrained as Pretrained
     from ptlib.pretraining import pretrain as pretrain
     from ptlib.pretraining import save_pretrained as save_pretrained
+    from ptlib.publishing import publish as publish
     from ptlib.rates import find_lr as find_lr
     from ptlib.reading import read_predictions as read_predictions
     from ptlib.report import evaluate as evaluate
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
 
 # Module by module, the public names.
 _NAMES = {
+    "answer": ["Answer"],
     "checkpoints": ["list_checkpoints", "load_checkpoint"],
     "comparable": ["differences"],
     "comparison": ["compare", "leaderboard"],
@@ -98,6 +101,7 @@ _NAMES = {
     "params": ["check"],
     "prediction": ["cost", "features", "predict", "risk"],
     "pretraining": ["Pretrained", "pretrain", "save_pretrained"],
+    "publishing": ["publish"],
     "reading": ["read_predictions"],
     "report": ["evaluate", "expect"],
     "rates": ["find_lr"],

@@ -7,12 +7,21 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+LISTED = ("checkpoints", "data", "notebooks", "runs")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 where all is well, 1 where something differs or a run failed, 2 where it was asked
+    """Run the command line; 0 where all is well, 1 where something differs or failed, 2 where it was asked
     wrongly."""
     parser = argparse.ArgumentParser("ptlib", description="Choose a pretrained model, adapt it, defend the number.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    there = commands.add_parser(
+        "list",
+        help="show checkpoints, data sets, notebooks and runs",
+        description="Show what can be named: checkpoints (`-p checkpoint`), data sets (`-p dataset`), notebooks, and "
+        "runs with their status and the first metric of their report.",
+    )
+    there.add_argument("what", nargs="?", choices=LISTED, help="one of them alone (default: all)")
     check = commands.add_parser(
         "verify",
         help="check a saved run: its files, its metrics, its predictions",
@@ -22,6 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check.add_argument("run", help="a run's folder, its name under outputs/, or the executed notebook that made it")
     check.add_argument("--all", action="store_true", help="predict every test example again, not 256 of them")
     check.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    report = commands.add_parser(
+        "report",
+        help="make a page without code and a model card of a finished run",
+        description="Write report.html, the executed notebook as one file without code, readable without a network, "
+        "and, where the run holds a model, README.md, a model card in Hugging Face's format.",
+    )
+    report.add_argument("run", help="the executed notebook; or a run's folder or name, whose notebook is looked for")
+    report.add_argument("--to", metavar="FOLDER", help="where to write (default: <run>.report beside the run)")
     sweep = commands.add_parser(
         "sweep",
         help="run a notebook over a grid or a list of parameters",
@@ -36,7 +53,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where.add_argument("--scheduler", help="a Dask scheduler whose workers do the runs, such as tcp://host:8786")
     sweep.add_argument("--dry-run", action="store_true", help="name each run, and whether it is complete; do nothing")
     asked = parser.parse_args(arguments)
-    return _sweep(asked) if asked.command == "sweep" else _verify(asked)
+    return {"list": _list, "report": _report, "sweep": _sweep, "verify": _verify}[asked.command](asked)
+
+
+def _list(asked: argparse.Namespace) -> int:
+    from ptlib.listing import listing
+
+    for line in listing(asked.what):
+        print(line)
+    return 0
+
+
+def _report(asked: argparse.Namespace) -> int:
+    from ptlib.errors import InputError
+    from ptlib.publishing import publish
+
+    try:
+        for path in publish(asked.run, asked.to):
+            print(path)
+    except (InputError, OSError) as e:
+        print(f"ptlib report: {e}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _verify(asked: argparse.Namespace) -> int:

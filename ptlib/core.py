@@ -6,6 +6,7 @@ They are plain frozen dataclasses: what they hold is checked once, when they are
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
 from collections.abc import Sequence
@@ -20,9 +21,9 @@ from torch import Tensor
 
 from ptlib.arrays import VOID
 from ptlib.errors import InputError
-from ptlib.files import text_table
+from ptlib.files import NO_MATHS, html_table, text_table
 from ptlib.preprocessing import Preprocessing, Tokenization
-from ptlib.texts import Texts, clean
+from ptlib.texts import Texts, is_utf8, written
 
 
 @dataclass(frozen=True)
@@ -202,17 +203,26 @@ class Task:
         return rows
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: {self.n_classes} classes, {self.kind.replace('_', ' ')}", *text_table(self.table())]
-        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join([self._title(), *text_table(self.table()), *self._remarks()])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        remarks = "".join(f"<br>{html.escape(line)}" for line in self._remarks())
+        return html_table(self.table(), self._title()) + (f"<p {NO_MATHS}>{remarks[4:]}</p>" if remarks else "")
+
+    def _title(self) -> str:
+        return f"{self.name}: {self.n_classes} classes, {self.kind.replace('_', ' ')}"
+
+    def _remarks(self) -> list[str]:
+        lines = [f"note: {note}" for note in self.notes]
         if self.skipped:
             lines.append(f"skipped {len(self.skipped)} files:")
             lines += [f"  {path}: {reason}" for path, reason in self.skipped[:20]]
             if len(self.skipped) > 20:
                 lines.append(f"  and {len(self.skipped) - 20} more (task.skipped has them all)")
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return str(self)
+        return lines
 
 
 @dataclass(frozen=True)
@@ -269,15 +279,8 @@ class Checkpoint:
     def __str__(self) -> str:
         return "\n".join(text_table(self.table(), header=False))
 
-
-def is_utf8(name: str) -> bool:
-    """Whether a name can be written as UTF-8; one of a file need not be."""
-    return name.isascii() or clean(name) == name
-
-
-def written(text: str) -> str:
-    """Text as UTF-8 can hold it: what it can't is spelt out, such as \\udce9 for a byte of a file's name."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    def _repr_html_(self) -> str:
+        return html_table(self.table())
 
 
 def _bare(name: str) -> tuple[str, set[int] | None]:

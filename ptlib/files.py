@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+NO_MATHS = "class='tex2jax_ignore mathjax_ignore'"  # of an HTML element in which a dollar is a dollar
+
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write `content` so that a reader, or a crash, sees the old file or the new one and never a part."""
@@ -52,5 +54,4 @@ def html_table(rows: Sequence[Sequence[str]], caption: str = "") -> str:
     """Rows of strings as an HTML table, every cell escaped and no dollar mathematics; the first row is the header."""
     head = "".join(f"<th>{html.escape(c)}</th>" for c in rows[0])
     body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows[1:])
-    plain = "class='tex2jax_ignore mathjax_ignore'"
-    return f"<table {plain}><caption>{html.escape(caption)}</caption><tr>{head}</tr>{body}</table>"
+    return f"<table {NO_MATHS}><caption>{html.escape(caption)}</caption><tr>{head}</tr>{body}</table>"

@@ -133,24 +133,35 @@ def forward(
     inputs = model.read(inputs)
     rows = batched(inputs, batch_size or affordable_batch(model, inputs))
     shares = [rows[r :: together.size()] for r in range(together.size())] if len(rows) >= together.size() else [rows]
-    outputs, finite = [], []
+    mine = shares[together.rank() % len(shares)]
+    n, at, outputs, finite = sum(map(len, mine)), 0, None, None
     with autocast(device, precision):
-        for x in fetch(resident(inputs, device), shares[together.rank() % len(shares)], device):
+        for x in fetch(resident(inputs, device), mine, device):
             canvas, x = x.shape[1:3], model.preprocess(x)
             said = part(x)
-            if kept is None:
-                outputs.append(said.float())
-                continue
-            finite.append(_finite(said, len(x)))
-            outputs.append(kept(said, x.shape[-2:], model.resized(canvas), canvas))
-    if finite and not (every := _in_order(finite, shares)).all():
+            if kept is not None:
+                finite = _filled(finite, n, at, _finite(said, len(x)))
+                said = kept(said, x.shape[-2:], model.resized(canvas), canvas)
+            outputs = _filled(outputs, n, at, said if kept else said.float())
+            at += len(said)
+    if finite is not None and not (every := _in_order(finite, shares)).all():
         raise NotFinite(every.cpu().numpy())
+    assert outputs is not None
     return _in_order(outputs, shares)
 
 
-def _in_order(parts: list[Tensor], shares: Sequence[Sequence[Tensor]]) -> Tensor:
+def _filled(whole: Tensor | None, n: int, at: int, part: Tensor) -> Tensor:
+    """`part` put into the `n` rows of `whole`, which is made for the first: many small pieces would leave gaps in
+    memory between what comes and goes, and be there twice once they are joined."""
+    if whole is None:
+        whole = torch.empty((n, *part.shape[1:]), dtype=part.dtype, device=part.device)
+    whole[at : at + len(part)] = part
+    return whole
+
+
+def _in_order(found: Tensor, shares: Sequence[Sequence[Tensor]]) -> Tensor:
     """What was said of the rows of each share, of which this process has one or the only one, in the order of rows."""
-    found, rows = torch.cat(parts), torch.cat([r for share in shares for r in share])
+    rows = torch.cat([r for share in shares for r in share])
     if len(shares) > 1:
         found = together.gather(found, [sum(map(len, share)) for share in shares])
     return found if (rows.diff() == 1).all() else found[to_device(rows.argsort(), found.device)]

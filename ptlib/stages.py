@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from ptlib.errors import InputError, did_you_mean
+from ptlib.files import html_table, text_table
 
 AUGMENTATIONS = ("crop", "resized-crop", "flip", "upside-down", "zoom", "trivial", "rand", "colour", "erase", "mixup",
                  "cutmix")  # fmt: skip
@@ -111,7 +112,7 @@ class Stage:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class History:
     """What happened, a row for each epoch; `best` is the row whose weights the model ended with."""
 
@@ -120,7 +121,7 @@ class History:
     seconds: dict[str, float]
     device: str
     precision: str
-    stages: tuple[Stage, ...] = field(repr=False)
+    stages: tuple[Stage, ...]
     keep: str = "best"
 
     def frame(self) -> Any:
@@ -128,6 +129,21 @@ class History:
         import pandas as pd
 
         return pd.DataFrame(self.rows)
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Rows for display: stage, epoch, loss, and what was measured on val; the one that was kept is marked."""
+        scores = list(dict.fromkeys(name for row in self.rows for name in row if name.startswith("val_")))
+        rows: list[tuple[str, ...]] = [("stage", "epoch", "train loss", *(s.replace("_", " ") for s in scores), "kept")]
+        for row in self.rows:
+            said = ("" if row.get(name) is None else f"{row[name]:.3f}" for name in ("train_loss", *scores))
+            rows.append((row["stage"], str(row["epoch"]), *said, "kept" if row == self.best else ""))
+        return rows
+
+    def __repr__(self) -> str:
+        return "\n".join(text_table(self.table()))
+
+    def _repr_html_(self) -> str:
+        return html_table(self.table())
 
     @property
     def selected_on(self) -> str:

@@ -19,6 +19,16 @@ def bare(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written as UTF-8; one of a file need not be."""
+    return name.isascii() or clean(name) == name
+
+
+def written(text: str) -> str:
+    """Text as UTF-8 can hold it: what it can't is spelt out, such as \\udce9 for a byte of a file's name."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class Texts(Sequence[str]):
     """N strings; `texts[3]` is one of them, `texts[rows]` those of an array of rows. They never change."""
 

@@ -38,7 +38,7 @@ def verify(path: str | os.PathLike[str], *, sample: int | None = SAMPLE, device:
     """
     folder = Path(path)
     if folder.suffix == ".ipynb":
-        folder = _run_of(folder)
+        folder = run_of(folder)
         yield f"{Path(path).name} ends with the completion record of {folder.name}"
     folder = run_folder(folder)
     record = read_record(folder)
@@ -106,7 +106,7 @@ def _check_report(file: Path, predictions: Path, record: dict[str, Any]) -> Iter
         yield f"{file.name} is not made again: its groups were given as values, which are not saved"
 
 
-def _run_of(notebook: Path) -> Path:
+def run_of(notebook: Path) -> Path:
     """The run that an executed notebook says it completed, if its last cell does and the run is still that one."""
     try:
         cells = [c for c in json.loads(notebook.read_bytes())["cells"] if c["cell_type"] == "code" and c["source"]]

@@ -30,13 +30,15 @@ PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
 
 # A module may import from floors below its own, and from its own floor what stands before it in the row.
 FLOORS = [
-    ["errors", "files", "sheets", "folders", "arrays", "preprocessing", "texts", "core", "results", "reading", "stages",
-     "conflicts", "params", "runtime", "stats", "metrics", "measures", "resampling", "transferability", "outliers"],
+    ["errors", "files", "answer", "sheets", "folders", "arrays", "preprocessing", "texts", "core", "results", "reading",
+     "stages", "conflicts", "params", "runtime", "stats", "metrics", "measures", "resampling", "transferability",
+     "outliers"],
     ["wheels", "corruptions", "data", "networks", "dense", "kinds", "pretext", "weights", "language", "architectures",
      "checkpoints", "models"],
     ["together", "tracking", "prediction", "head", "lora", "step", "resume", "loop", "worker", "train", "rates",
      "runs", "comparable", "similarity", "pretraining", "transfers", "words", "attribution"],
-    ["report", "comparison", "decisions", "diagnosis", "selection", "shift", "plots", "verification", "sweep", "cli"],
+    ["report", "comparison", "decisions", "diagnosis", "selection", "shift", "plots", "verification", "page", "card",
+     "publishing", "listing", "sweep", "cli"],
 ]  # fmt: skip
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptlib.core import Split, Task, is_utf8, written
+from ptlib.core import Split, Task
 from ptlib.data.draw import Draw, Pool, Problems, assemble, some
 from ptlib.data.images import MEMORY_LIMIT, SUFFIXES, decode_all, files_key, storage_side
 from ptlib.errors import InputError
+from ptlib.texts import is_utf8, written
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
                "dev": "val", "test": "test", "testing": "test"}  # fmt: skip

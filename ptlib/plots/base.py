@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ptlib.core import written
+from ptlib.texts import written
 
 PALETTE = sns.color_palette("colorblind")
 LINES = ("-", "--", "-.", ":")

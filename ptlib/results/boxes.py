@@ -11,7 +11,7 @@ from ptlib.errors import InputError
 from ptlib.results.examples import Examples
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Boxes(Examples):
     """True boxes and found ones of each image, in pixels of the image as it came: predict once, score many times.
 

@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ptlib.core import is_utf8
 from ptlib.errors import InputError
-from ptlib.files import ordered, write_whole
+from ptlib.files import html_table, ordered, text_table, write_whole
+from ptlib.texts import is_utf8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Examples:
     """What is true of the examples of a split and what a model said of them, in the split's order.
 
@@ -49,6 +49,18 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Rows for display: of how many examples of what this is."""
+        what = {"split": self.split, "examples": f"{len(self):,}", "classes": f"{len(self.class_names):,}",
+                "kind": self.kind.replace("_", " "), "columns": ", ".join(self.columns) or "none"}  # fmt: skip
+        return [tuple(what), tuple(what.values())]
+
+    def __repr__(self) -> str:
+        return "\n".join(text_table(self.table()))
+
+    def _repr_html_(self) -> str:
+        return html_table(self.table())
 
     @property
     def multilabel(self) -> bool:

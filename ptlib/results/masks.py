@@ -13,7 +13,7 @@ from ptlib.errors import InputError
 from ptlib.results.examples import Examples
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Masks(Examples):
     """The true and the predicted class of each pixel: predict once, score many times.
 

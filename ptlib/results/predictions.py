@@ -15,7 +15,7 @@ from ptlib.errors import InputError
 from ptlib.results.examples import Examples, refuse_unless
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Predictions(Examples):
     """What a model said of a split, in the split's order: predict once, score many times.
 

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -31,7 +31,7 @@ class Run:
     """A saved run: what it was asked, and its predictions by split. A lone predictions file makes one too."""
 
     name: str
-    record: dict[str, Any]
+    record: dict[str, Any] = field(repr=False)
     predictions: dict[str, Any]
 
     @property
