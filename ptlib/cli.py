@@ -10,9 +10,8 @@ from contextlib import nullcontext
 LISTED = ("checkpoints", "data", "notebooks", "runs")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 where all is well, 1 where something differs or failed, 2 where it was asked
-    wrongly."""
+def parser() -> argparse.ArgumentParser:
+    """What the command line takes."""
     parser = argparse.ArgumentParser("ptlib", description="Choose a pretrained model, adapt it, defend the number.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     there = commands.add_parser(
@@ -52,7 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where.add_argument("--workers", type=_count, help="processes (default: one for each GPU, or for two CPU cores)")
     where.add_argument("--scheduler", help="a Dask scheduler whose workers do the runs, such as tcp://host:8786")
     sweep.add_argument("--dry-run", action="store_true", help="name each run, and whether it is complete; do nothing")
-    asked = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 where all is well, 1 where something differs or failed, 2 where it was asked wrongly."""
+    asked = parser().parse_args(arguments)
     return {"list": _list, "report": _report, "sweep": _sweep, "verify": _verify}[asked.command](asked)
 
 

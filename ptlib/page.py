@@ -78,14 +78,12 @@ def _output(output: Mapping[str, Any]) -> Iterable[str]:
         yield f"<pre>{html.escape(_without_ansi(''.join(output['text'])))}</pre>"
     elif output["output_type"] == "error":
         yield f"<pre>{html.escape(output['ename'])}: {html.escape(output['evalue'])}</pre>"
-    else:
+    elif not any(kind.startswith("application/vnd.jupyter.widget") for kind in output["data"]):
         yield _shown({kind: "".join(data) for kind, data in output["data"].items() if isinstance(data, str | list)})
 
 
 def _shown(data: Mapping[str, str]) -> str:
-    """The richest form that is safe: a figure, a table, plain text; of a widget nothing."""
-    if "application/vnd.jupyter.widget-view+json" in data:
-        return ""
+    """The richest form that is safe: a figure, a table, plain text."""
     if "image/png" in data:
         try:
             pixels = base64.b64encode(base64.b64decode(data["image/png"])).decode()

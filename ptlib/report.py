@@ -104,8 +104,8 @@ class Bootstrap:
                 (statistic,) = prepare([name], [self.p])
                 weights = np.bincount(statistic.rows)[None]
                 hits, n = round(float(statistic.values(weights)[0, 0]) * len(self.p)), len(self.p)
-            elif of in self.p.class_names and what in ("precision", "recall"):
-                c = self.p.class_names.index(of)
+            elif of in self.p.place_of and what in ("precision", "recall"):
+                c = self.p.place_of[of]
                 hits, n = int(self.counts.hits[c]), int((self.counts.said, self.counts.actual)[what == "recall"][c])
             else:
                 continue
@@ -174,7 +174,7 @@ class Bootstrap:
             return "there is none to judge it by" + (": neither true nor said" if what in ("iou", "dice") else "")
         names, c, n = self.p.class_names, self.counts, len(self.p)
         if of:
-            actual = c.actual[names.index(of)]
+            actual = c.actual[self.p.place_of[of]]
             if what == "precision":
                 return "it is never predicted"
             if what in ("auroc", "average_precision", "recall"):

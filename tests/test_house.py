@@ -118,7 +118,7 @@ def test_notebooks_keep_the_rules(path: Path) -> None:
         assert cell["execution_count"] == i + 1, f"{where}: nbval compares nothing without its execution count"
         assert not re.search(r"^\s*[%!]", source, re.M), f"{where}: a magic's failure passes unseen"
         if "parameters" in cell["metadata"].get("tags", []):
-            assert i == 0
+            assert i == 1, "first the answer's place, then the parameters"
             check_parameters(source, where)
         else:
             assert len(source.splitlines()) <= 12, where
@@ -129,7 +129,9 @@ def test_notebooks_keep_the_rules(path: Path) -> None:
             assert output.get("name") != "stderr", f"{where}: a warning that a reader sees"
     ignored = sum("nbval-ignore-output" in c["metadata"].get("tags", []) for c in cells)
     assert ignored <= 0.5 * len(cells)
-    assert "".join(cells[1]["source"]).endswith("check(globals())"), "the cell after the parameters checks them"
+    assert "".join(cells[0]["source"]).endswith("answer = Answer()"), "the answer stands at the top"
+    assert "Answer: " in "".join(cells[0]["outputs"][0]["data"]["text/plain"]), "it was given"
+    assert "".join(cells[2]["source"]).endswith("check(globals())"), "the cell after the parameters checks them"
 
 
 def check_parameters(source: str, where: str) -> None:
@@ -145,7 +147,7 @@ def check_parameters(source: str, where: str) -> None:
 
 
 def parameters_of(notebook: str) -> set[str]:
-    source = "".join(code_cells(ROOT / "notebooks" / f"{notebook}.ipynb")[0]["source"])
+    source = "".join(code_cells(ROOT / "notebooks" / f"{notebook}.ipynb")[1]["source"])
     return {
         n.target.id for n in ast.parse(source).body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
     }

@@ -188,9 +188,9 @@ def _average_of(name: str, form: re.Match[str], predictions: Predictions) -> tup
     if form[3] is not None:
         if form[1]:
             raise InputError(f"{name!r} is both averaged and of one class; drop {form[1]}_ or :{form[3]}")
-        if form[3] not in classes:
+        if form[3] not in predictions.place_of:
             raise InputError(f"{name!r} names no class of {', '.join(classes[:20])}")
-        return None, classes.index(form[3])
+        return None, predictions.place_of[form[3]]
     if form[1] is None:
         raise InputError(f"say how {name!r} is averaged, macro_{name} for example, or of which class: {name}:<class>")
     if form[1] == "binary" and len(classes) != 2:

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -61,6 +62,11 @@ class Examples:
 
     def _repr_html_(self) -> str:
         return html_table(self.table())
+
+    @cached_property
+    def place_of(self) -> dict[str, int]:
+        """Which class, counted from 0, a name is of."""
+        return {name: k for k, name in enumerate(self.class_names)}
 
     @property
     def multilabel(self) -> bool:

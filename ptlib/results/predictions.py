@@ -119,16 +119,16 @@ class Predictions(Examples):
             )
         if tuple(class_names) == self.class_names:
             return self
-        kept = np.array([self.class_names.index(name) for name in class_names])
+        kept = np.array([self.place_of[name] for name in class_names])
         part = self.take(np.isin(self.targets, kept))
         targets = np.argsort(kept)[np.searchsorted(np.sort(kept), part.targets)]
         return replace(part, targets=targets, scores=part.scores[:, kept], class_names=tuple(class_names))
 
     def one_vs_rest(self, class_name: str) -> Predictions:
         """The same as a problem of two classes, "not <class>" and the class; the class keeps its probability."""
-        if class_name not in self.class_names:
+        if class_name not in self.place_of:
             raise InputError(f"there is no class {class_name!r}; there are {', '.join(self.class_names[:20])}")
-        k = self.class_names.index(class_name)
+        k = self.place_of[class_name]
         truth = self.targets[:, k] if self.multilabel else (self.targets == k).astype(np.int64)
         pair = np.stack([np.zeros(len(self)), self.log_odds[:, k]], axis=1)
         return replace(self, targets=truth, scores=pair, class_names=(f"not {class_name}", class_name))
