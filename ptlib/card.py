@@ -33,7 +33,7 @@ def card(name: str, record: Mapping[str, Any], report: Report, others: Mapping[s
         *_compared(report, others),
         "## Data",
         "",
-        *_data(task, record),
+        *_data(task, report),
         "",
         "## How it was trained",
         "",
@@ -52,7 +52,7 @@ def card(name: str, record: Mapping[str, Any], report: Report, others: Mapping[s
         "```python",
         "import ptlib as pt",
         "",
-        f'task = pt.load_task("path/to/your/data", kind="{task["kind"]}")  # with the classes above, in a folder each',
+        f'task = pt.load_task("path/to/your/data", kind="{task["kind"]}")  # with these classes',
         f'model = pt.build_model(pt.load_checkpoint("model.safetensors"), task, '
         f'{record["preprocessing"]["size"]}, own_head=True)',
         "print(pt.evaluate(pt.predict(model, task.test, task)))",
@@ -106,9 +106,11 @@ def _compared(report: Report, others: Mapping[str, Report]) -> Iterator[str]:
     yield ""
 
 
-def _data(task: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
+def _data(task: Mapping[str, Any], report: Report) -> Iterator[str]:
     sizes = ", ".join(f"{n:,} in `{_code(split)}`" for split, n in task["sizes"].items())
     yield f"{_text(task['name'])}: {sizes}; fingerprint `{task['fingerprint']}`."
+    shown, more = report.class_names[:50], len(report.class_names) - 50
+    yield f"Classes: {', '.join(map(_text, shown))}" + (f", and {more} more." if more > 0 else ".")
     for note in task["notes"]:
         yield f"{_text(note)}."
     if task["skipped"]:

@@ -7,6 +7,7 @@ import binascii
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from ptlib.errors import InputError
@@ -69,14 +70,15 @@ def _cell(cell: Mapping[str, Any]) -> Iterable[str]:
     if cell["cell_type"] == "markdown":
         yield markdown("".join(cell["source"]))
     elif cell["cell_type"] == "code":
-        for output in cell["outputs"]:
-            yield from _output(output)
+        for kind, run in groupby(cell["outputs"], lambda output: output["output_type"]):
+            if kind == "stream":  # what came line by line is one text
+                yield f"<pre>{html.escape(_without_ansi(''.join(''.join(output['text']) for output in run)))}</pre>"
+            else:
+                yield from (part for output in run for part in _output(output))
 
 
 def _output(output: Mapping[str, Any]) -> Iterable[str]:
-    if output["output_type"] == "stream":
-        yield f"<pre>{html.escape(_without_ansi(''.join(output['text'])))}</pre>"
-    elif output["output_type"] == "error":
+    if output["output_type"] == "error":
         yield f"<pre>{html.escape(output['ename'])}: {html.escape(output['evalue'])}</pre>"
     elif not any(kind.startswith("application/vnd.jupyter.widget") for kind in output["data"]):
         yield _shown({kind: "".join(data) for kind, data in output["data"].items() if isinstance(data, str | list)})
