@@ -64,7 +64,7 @@ def counts_of(confusion: np.ndarray | Counts) -> Counts:
     if isinstance(confusion, Counts):
         return confusion
     confusion = np.asarray(confusion)
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1).copy()  # which would hold the whole matrix in memory
     return Counts(hits, confusion.sum(-1), confusion.sum(-2), confusion.sum((-2, -1)))
 
 

@@ -144,13 +144,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"--- {group}", flush=True)
             try:
                 lines += importlib.import_module(f"tests.benchmarks.{group}").lines(asked)
+                write(lines, asked.out)  # each as it is there: whoever stops it keeps what was measured
             except (InputError, ModuleNotFoundError) as e:
                 lack = str(e)
         if lack:
             left_out.append(f"left out: {group}: {lack}")
     if lines:
-        print("\n" + "\n".join(text_table(rows(lines))))
-        write(lines, asked.out)
+        written = ", ".join(sorted(str(path) for path in asked.out.iterdir()))
+        print("\n" + "\n".join([*text_table(rows(lines)), "", f"{finding(lines)}. Written: {written}"]))
     print("\n".join(left_out))
 
 
@@ -163,7 +164,6 @@ def write(lines: Sequence[Line], folder: Path) -> None:
     write_whole(folder / "table.csv", table.to_csv(index=False).encode())
     write_whole(folder / "figure.png", figure(lines))
     write_whole(folder / "environment.json", json.dumps(environment(), indent=2).encode())
-    print(f"\n{finding(lines)}. Written: {', '.join(sorted(str(path) for path in folder.iterdir()))}")
 
 
 if __name__ == "__main__":
