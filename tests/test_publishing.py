@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
 import ptlib as pt
-from ptlib import cli, page
+from ptlib import cli, page, plots
 from ptlib.core import Checkpoint
 from ptlib.publishing import publish
 from ptlib.stages import History
-from tests.conftest import silent
+from tests.conftest import make_task, silent
 from tests.test_hostile_data import NAMES
 from tests.test_verification import notebook
 
@@ -238,3 +240,32 @@ def test_the_answer_is_printed_and_in_a_notebook_put_to_its_place(
     assert (place, fresh, update) == (again, False, True)
     assert "&lt;b&gt; costs $5 or $6" in after["text/html"]
     assert "mathjax_ignore" in after["text/html"]
+
+
+def test_mistakes_are_leafed_through_where_widgets_are_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = make_task()
+    y = task.test.targets.numpy()
+    wrong = np.arange(len(y)) % 3 == 0
+    said = pt.Predictions.of(
+        y, np.eye(3)[(y + wrong) % 3] * 4.0, class_names=[*task.class_names], ids=task.test.ids, split="test"
+    )
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    assert plots.browse(task, said) is None
+    assert "pip install ipywidgets" in capsys.readouterr().out
+    monkeypatch.undo()
+    pytest.importorskip("ipywidgets")
+    titles: list[str] = []
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: titles.append(plt.gca().get_title()))
+    shown = plots.browse(task, said)
+    true, taken_for, at_most = shown.children[:3]
+    assert [name for name, _ in true.options] == ["any class", *task.class_names]
+    shown.update()
+    assert titles[-1] == f"The surest {min(18, wrong.sum())} of {wrong.sum()}"
+    true.value = 0
+    assert titles[-1].endswith(f"of {(wrong & (y == 0)).sum()}")
+    before = len(titles)
+    taken_for.value, at_most.value = 0, 0.5
+    assert len(titles) == before, "class 0 is not mistaken for itself"
+    plt.close("all")
