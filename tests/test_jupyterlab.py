@@ -1,7 +1,7 @@
 """The notebooks in JupyterLab, in a real browser: each opened, all cells run, its figures drawn.
 
-Skipped where there is no Chromium. By default the notebooks run on little data; PTLIB_LONG_FAULTS=1 runs them as they
-stand. With PTLIB_SCREENSHOTS=<folder> a picture of each is kept.
+Run where PTLIB_BROWSER is set, as `.ci/run` does, and Chromium is there. By default the notebooks run on little data;
+PTLIB_LONG_FAULTS=1 runs them as they stand. With PTLIB_SCREENSHOTS=<folder> a picture of each is kept.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
 
 
 @pytest.mark.usefixtures("with_nbval")
+@pytest.mark.skipif(not os.environ.get("PTLIB_BROWSER"), reason="PTLIB_BROWSER=1 runs it, as .ci/run does")
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 def test_every_notebook_runs_in_jupyterlab(lab: tuple[str, Path]) -> None:
     from playwright.sync_api import sync_playwright
