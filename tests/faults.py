@@ -1,4 +1,4 @@
-"""Faults, planted and counted: `python -m tests.faults` prints README's table, with --long more of each.
+"""Faults, planted and counted: `python -m tests.faults` prints the table of docs/runs.md, with --long more of each.
 
 One process imports torch, on one thread, and forks: a child trains, saves or reads, and is killed, or its disk fails.
 """

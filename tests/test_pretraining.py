@@ -413,13 +413,13 @@ def test_between_a_network_and_itself_nothing_rises(start: pt.Model, target: Tas
     assert similarity.barrier(hill) == pytest.approx(1.5)
 
 
-# The chain, as README prints it.
+# The chain, as docs/guide.md prints it.
 
 
 @pytest.mark.usefixtures("with_nbval")
 def test_the_chain_of_four_notebooks(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
-    (chain,) = re.findall(r"^papermill notebooks/pretrain\.ipynb(?:.*\\\n)+.*metrics\.ipynb.*$", readme, re.M)
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    (chain,) = re.findall(r"^papermill notebooks/pretrain\.ipynb(?:.*\\\n)+.*metrics\.ipynb.*$", guide, re.M)
     small = {
         "pretrain": "-p n_source 180 -p n_target 90 -p pretrain_epochs 1 -p labels '[1, 2, 4]' -p seeds 2 -p epochs 1 "
         "-p methods '[\"supervised\"]' -p growth false -p unrelated None",
