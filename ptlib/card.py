@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ptlib.results import Estimate, Report
@@ -21,12 +22,12 @@ def card(name: str, record: Mapping[str, Any], report: Report, others: Mapping[s
     lines = [
         f"# {_text(name)}",
         "",
-        f"{_text(start['name'])}, adapted to {_text(task['name'])} ({len(report.class_names):,} classes, "
+        f"{_text(_base(start))}, adapted to {_text(task['name'])} ({len(report.class_names):,} classes, "
         f"{task['kind'].replace('_', ' ')}).",
         "",
         "## Results",
         "",
-        f"On {report.n:,} examples of `{_code(report.split)}`, looked at once. Selection: {_text(report.selected_on)}.",
+        f"On {report.n:,} examples of `{_code(report.split)}`. Selection: {_text(report.selected_on)}.",
         "",
         *_table([("metric", "value", "95 % interval", "how"), *report.table()[1:]]),
         "",
@@ -37,8 +38,7 @@ def card(name: str, record: Mapping[str, Any], report: Report, others: Mapping[s
         "",
         "## How it was trained",
         "",
-        f"From `{_code(start['name'])}`: {_text(start['source'])}, licence {_text(start['licence'])}, SHA-256 "
-        f"`{_code(str(start['sha256']))}`. Seed {record['made_by']['seed']}, {record['precision']}, on "
+        f"From {_weights(start)}. Seed {_text(str(record['made_by']['seed']))}, {_text(record['precision'])}, on "
         f"{_text(record['device'])}.",
         "",
         *(f"- {_text(str(_stage(stage)))}" for stage in record["stages"]),
@@ -54,7 +54,7 @@ def card(name: str, record: Mapping[str, Any], report: Report, others: Mapping[s
         "",
         f'task = pt.load_task("path/to/your/data", kind="{task["kind"]}")  # with these classes',
         f'model = pt.build_model(pt.load_checkpoint("model.safetensors"), task, '
-        f'{record["preprocessing"]["size"]}, own_head=True)',
+        f'{int(record["preprocessing"]["size"])}, own_head=True)',
         "print(pt.evaluate(pt.predict(model, task.test, task)))",
         "```",
         "",
@@ -62,7 +62,7 @@ def card(name: str, record: Mapping[str, Any], report: Report, others: Mapping[s
         "",
         f"`ptlib verify <the run's folder>` checks every file's hash, makes metrics and intervals again from the "
         f"predictions, and predictions from data and weights. SHA-256 of `SHA256SUMS`: `{digest}`. Code "
-        f"`{record['made_by']['code']['sha256'][:16]}`{_commit(record)}.",
+        f"`{_code(record['made_by']['code']['sha256'])[:16]}`{_commit(record)}.",
         "",
     ]  # fmt: skip
     return f"---\n{_header(name, record, report)}\n---\n\n" + "\n".join(lines)
@@ -83,7 +83,7 @@ def _header(name: str, record: Mapping[str, Any], report: Report) -> str:
         for metric, e in report.items()
         if math.isfinite(e.value)
     ]  # fmt: skip
-    known = task["name"].removeprefix("hf:") if task["name"].startswith("hf:") else None
+    known = task["name"].removeprefix("hf:").partition("[")[0] if task["name"].startswith("hf:") else None
     return ModelCardData(
         license=licence if re.fullmatch(r"[a-z0-9.-]+", licence) else "other", library_name="ptlib",
         pipeline_tag=PIPELINES[task["kind"]], base_model=hub[1] if hub else None, datasets=[known] if known else None,
@@ -91,24 +91,37 @@ def _header(name: str, record: Mapping[str, Any], report: Report) -> str:
     ).to_yaml().strip()  # fmt: skip
 
 
+def _base(start: Mapping[str, Any]) -> str:
+    """What it started from: of a file the name, not where it lay."""
+    return Path(start["name"]).name if start["source"].startswith("file ") else str(start["name"])
+
+
+def _weights(start: Mapping[str, Any]) -> str:
+    if start["sha256"] is None:
+        return f"`{_code(_base(start))}`: random weights"
+    source = "a file" if start["source"].startswith("file ") else _text(start["source"])
+    return f"`{_code(_base(start))}`: {source}, licence {_text(start['licence'])}, SHA-256 `{_code(start['sha256'])}`"
+
+
 def _interval(e: Estimate) -> str:
     return f", 95 % interval {e.low:.3f} to {e.high:.3f}" if math.isfinite(e.low) else ""
 
 
 def _compared(report: Report, others: Mapping[str, Report]) -> Iterator[str]:
+    primary = next(iter(report), "")
+    others = {name: r for name, r in others.items() if primary in r and (r.split, r.n) == (report.split, report.n)}
     if not others:
         return
-    primary = next(iter(report))
     yield "Beside it, on the same examples:"
     yield ""
-    rows = [(other, str(r[primary]), r.selected_on) for other, r in others.items() if primary in r]
+    rows = [(other, str(r[primary]), r.selected_on) for other, r in others.items()]
     yield from _table([("model", primary.replace("_", " "), "selection"), *rows])
     yield ""
 
 
 def _data(task: Mapping[str, Any], report: Report) -> Iterator[str]:
     sizes = ", ".join(f"{n:,} in `{_code(split)}`" for split, n in task["sizes"].items())
-    yield f"{_text(task['name'])}: {sizes}; fingerprint `{task['fingerprint']}`."
+    yield f"{_text(task['name'])}: {sizes}; fingerprint `{_code(task['fingerprint'])}`."
     shown, more = report.class_names[:50], len(report.class_names) - 50
     yield f"Classes: {', '.join(map(_text, shown))}" + (f", and {more} more." if more > 0 else ".")
     for note in task["notes"]:
@@ -128,9 +141,12 @@ def _limits(record: Mapping[str, Any], report: Report) -> Iterator[str]:
         yield f"Undefined: {', '.join(undefined)}."
     if record["made_by"]["code"].get("dirty"):
         yield "The code had been edited since its commit."
-    if record["checkpoint"]["licence"] == "unknown":
-        yield "The licence of the weights it started from is not known."
-    yield "The licence is that of the weights it started from; that of the data is not recorded here."
+    if record["checkpoint"]["sha256"] is None:
+        yield "It started from random weights; a licence of the data is not recorded here."
+    elif record["checkpoint"]["licence"] == "unknown":
+        yield "The licence of the weights it started from is not known; that of the data is not recorded here."
+    else:
+        yield "The licence is that of the weights it started from; that of the data is not recorded here."
 
 
 def _stage(plain: Mapping[str, Any]) -> Stage:
@@ -140,7 +156,7 @@ def _stage(plain: Mapping[str, Any]) -> Stage:
 
 def _commit(record: Mapping[str, Any]) -> str:
     commit = record["made_by"]["code"].get("commit")
-    return f", commit `{commit[:12]}`" if commit else ""
+    return f", commit `{_code(commit)[:12]}`" if commit else ""
 
 
 def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
@@ -152,7 +168,7 @@ def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
 
 def _text(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\`*_{}\[\]<>#|$~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]<>#|$~&:])", r"\\\1", " ".join(text.split()))
 
 
 def _code(text: str) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from ptlib import folders
 from ptlib.checkpoints import list_checkpoints
 from ptlib.data import list_tasks
-from ptlib.errors import InputError
 from ptlib.files import text_table
 from ptlib.results import Report
 from ptlib.runs import output_root, show, status
@@ -33,27 +32,33 @@ def _checkpoints() -> Iterator[tuple[str, str]]:
 
 
 def _notebooks() -> Iterator[tuple[str, str]]:
-    for path in sorted((REPO / "notebooks").glob("*.ipynb")):
-        first = "".join(json.loads(path.read_bytes())["cells"][0]["source"])
-        yield show(path), first.splitlines()[0].lstrip("# ")
-
-
-def _runs() -> Iterator[tuple[str, ...]]:
-    root = output_root()
-    for folder in sorted(p for p in root.glob("*") if (p / "run.json").is_file()) if root.is_dir() else []:
+    for path in sorted((REPO / "notebooks").glob("[!.]*.ipynb")):
         try:
+            title = "".join(json.loads(path.read_bytes())["cells"][0]["source"]).partition("\n")[0].lstrip("# ")
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as e:
+            title = f"can't be read ({type(e).__name__})"
+        yield show(path), written(title)
+
+
+def _runs() -> Iterator[tuple[str, str, str, str]]:
+    root = output_root()
+    for folder in sorted(root.glob("[!.]*")) if root.is_dir() else []:
+        name = written(folder.name)
+        try:
+            if not (folder / "run.json").is_file():
+                continue
             record = json.loads((folder / "run.json").read_bytes())
-            yield written(folder.name), record.get("notebook", ""), status(folder), _headline(folder)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as e:
-            yield written(folder.name), "", f"can't be read ({type(e).__name__})", ""
+            yield name, written(str(record.get("notebook") or "")), status(folder), _headline(folder)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+            yield name, "", f"can't be read ({type(e).__name__})", ""
 
 
 def _headline(folder: Path) -> str:
     """The first metric of a run's report on test; what a list says is not verified."""
     if folder.name.endswith(folders.UNFINISHED) or not (folder / "report.json").is_file():
         return ""
-    name, estimate = next(iter(Report.load(folder / "report.json").items()))
-    return f"{name.replace('_', ' ')} {estimate}"
+    first = next(iter(Report.load(folder / "report.json").items()), None)
+    return f"{written(first[0]).replace('_', ' ')} {first[1]}" if first else ""
 
 
 LISTS = {

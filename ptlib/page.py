@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
+from xml.etree.ElementTree import tostring
 
 from ptlib.errors import InputError
 from ptlib.files import html_table
 
+MATHS = frozenset({"display", "xmlns", "mathvariant", "stretchy", "fence", "form", "separator", "minsize", "maxsize",
+                   "linethickness", "columnalign", "rowspacing", "columnspacing", "lspace", "rspace", "accent",
+                   "movablelimits", "displaystyle", "width", "height", "depth"})  # fmt: skip
 # Nothing may be loaded or run, whatever a notebook of a stranger brings along; its own figures are shown.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 TAGS = frozenset({"b", "br", "caption", "code", "div", "em", "i", "p", "pre", "small", "span", "strong", "sub", "sup",
@@ -89,7 +92,7 @@ def _shown(data: Mapping[str, str]) -> str:
     if "image/png" in data:
         try:
             pixels = base64.b64encode(base64.b64decode(data["image/png"])).decode()
-        except binascii.Error:
+        except ValueError:
             return "<p>(a figure that can't be read)</p>"
         return f'<p><img src="data:image/png;base64,{pixels}" alt="figure"></p>'
     text = data.get("text/plain", "")
@@ -109,15 +112,20 @@ def _clean(untrusted: str) -> str:
 
 def markdown(source: str) -> str:
     """Markdown as HTML: mathematics as MathML, HTML in it as the text it is, headings with anchors."""
-    from latex2mathml.converter import convert
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     class Renderer(IPythonRenderer):
         def block_math(self, body: str) -> str:
-            return str(convert(body.strip(), display="block"))
+            return _mathml(body, "block")
 
         def inline_math(self, body: str) -> str:
-            return str(convert(body.strip()))
+            return _mathml(body, "inline")
+
+        def latex_environment(self, name: str, body: str) -> str:
+            return _mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", "block")
+
+        def block_code(self, code: str, info: str | None = None) -> str:
+            return f"<pre><code>{html.escape(code)}</code></pre>\n"
 
         def image(self, text: str, url: str, title: str | None = None) -> str:
             return html.escape(text)  # it lies elsewhere
@@ -127,6 +135,22 @@ def markdown(source: str) -> str:
             return f'<h{level} id="{anchor}">{text}</h{level}>\n'
 
     return str(MarkdownWithMath(renderer=Renderer(escape=True, allow_harmful_protocols=False)).render(source))
+
+
+def _mathml(latex: str, display: str) -> str:
+    """LaTeX as MathML; what can't be converted as it stands. Text in it stays text, and attributes are known ones."""
+    from latex2mathml.converter import convert_to_element
+
+    try:
+        tree = convert_to_element(latex.strip(), display=display)
+    except Exception:  # of many kinds, some of them plain
+        return f"<code>{html.escape(latex.strip())}</code>"
+    for part in tree.iter():
+        part.text, part.tail = (html.unescape(text) if text else text for text in (part.text, part.tail))
+        kept = {name: html.unescape(value) for name, value in part.attrib.items() if name in MATHS}
+        part.attrib.clear()
+        part.attrib.update(kept)
+    return tostring(tree, encoding="unicode")
 
 
 def _without_ansi(text: str) -> str:

@@ -119,6 +119,10 @@ def run_of(notebook: Path) -> Path:
         raise InputError(f"{notebook} is not complete: its last cell holds no completion record; run it again")
     beside = notebook.parent / Path(found[1]).name
     folder = beside if beside.is_dir() else run_folder(found[1])
-    if sha256(folder / folders.SUMS)[:16] != found[2]:
+    try:
+        same = sha256(folder / folders.SUMS)[:16] == found[2]
+    except OSError as e:
+        raise InputError(f"{folder}, which {notebook.name} completed, can't be read ({type(e).__name__})") from None
+    if not same:
         raise InputError(f"{folder} is not the run that {notebook.name} completed: it was made again since")
     return folder

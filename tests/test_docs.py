@@ -97,7 +97,7 @@ def _papermill(words: list[str]) -> str | None:
 @pytest.mark.parametrize("path", [*PAGES, *PARAMS], ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_every_command_is_real(path: Path) -> None:
     found = list(commands(path))
-    assert found or path.suffix == ".md"
+    assert found, "none is seen"
     for command in found:
         assert (why := refuse(command)) is None, f"{path.name}: {command}: {why}"
 
@@ -124,7 +124,7 @@ def test_readme_begins_with_what_ci_runs() -> None:
 def test_a_file_of_parameters_says_what_it_is_what_it_needs_and_how_long_it_takes(path: Path) -> None:
     head = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert re.search(r"\bNeeds\b", head)
-    assert re.search(r"minute|second|half an hour|passes over|not run", head)
+    assert re.search(r"minutes?|seconds|half an hour|passes over|not run", head)
     assert re.match(r"# [A-Z0-9`].{30,}", head), "its first line says what it is"
 
 

@@ -37,7 +37,8 @@ EVIL = [
     "<script>alert(1)</script>", '<img src="http://x.example/a.png" onerror="alert(1)">', "<style>@import 'x'</style>",
     '<a href="javascript:alert(1)">x</a>', "<svg onload=alert(1)>", "<iframe src=//x></iframe>",
     '<meta http-equiv="refresh" content="0;url=//x">', "<table><tr><td onclick=alert(1)>7</td></tr></table>",
-    "</pre><script>1</script>",
+    "</pre><script>1</script>", r'$\text{<meta/http-equiv="refresh"/content="0;url=//x">}$', "$ $", "$\\text$",
+    "\n\n```mermaid\n</pre><meta http-equiv=refresh content=0><script>1</script>\n```\n\n", r"$\href{//x}{a}$ $a<b$",
 ]  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     shown.append({"output_type": "error", "ename": "<b>E", "evalue": EVIL[0], "traceback": EVIL})
     first = {
         "cell_type": "markdown",
-        "source": [MATHS, "\n\n", *EVIL, "\n\n[x](javascript:alert(1)) ![x](http://x.example/a.png)"],
+        "source": ["\n\n".join([MATHS, *EVIL]), "\n\n[x](javascript:alert(1)) ![x](http://x.example/a.png)"],
     }
     made.write_text(
         json.dumps({"cells": [first, {"cell_type": "code", "source": ["secret_code()"], "outputs": shown}, *cells]})
@@ -104,7 +105,7 @@ def test_the_page_is_one_file_without_code_that_loads_and_runs_nothing(run: Path
     assert ("http-equiv", "Content-Security-Policy") in found.attributes
     assert "default-src 'none'" in page.POLICY
     assert {"math", "mfrac", "munderover"} <= set(found.tags), "mathematics without a script"
-    assert "$$" not in text
+    assert "$$L" not in text
     assert "secret_code" not in text
     assert f"data:image/png;base64,{PIXEL}" in text
     assert "a figure that can't be read" in text
@@ -153,6 +154,16 @@ def test_a_run_finds_its_notebook_and_without_one_has_its_card(
     assert [p.name for p in publish("run")] == ["report.html", "README.md"]
     assert (run.parent / "run.report" / "report.html").is_file()
     assert next(pt.verify(run, device="cpu")), "the run is not touched"
+    (run.parent / "gone.unfinished").mkdir()
+    of_gone = (run.parent / "out.ipynb").read_text().replace("/run [sha256", "/gone [sha256")
+    (run.parent / "begun.ipynb").write_text(of_gone)
+    (run.parent / ".#out.ipynb").symlink_to("nowhere")
+    for place in (str(run), "."):
+        monkeypatch.chdir(run)
+        with pytest.raises(pt.InputError, match="is the folder of a run"):
+            publish(place, run)
+    monkeypatch.chdir(tmp_path)
+    assert next(pt.verify(run, device="cpu")), "nothing was added to the run"
     aside = (run.parent / "out.ipynb").rename(tmp_path / "elsewhere.txt")
     try:
         assert [p.name for p in publish("run", tmp_path)] == ["README.md"]
@@ -173,7 +184,12 @@ def test_a_run_finds_its_notebook_and_without_one_has_its_card(
 
 def test_a_notebook_that_is_none_is_refused_with_one_sentence(run: Path, tmp_path: Path) -> None:
     cells = json.loads((run.parent / "out.ipynb").read_text())["cells"]
-    for odd in ({"cell_type": "code"}, {"cell_type": "markdown"}, 7, {"cell_type": "code", "outputs": [{}]}):
+    for odd in (
+        {"cell_type": "code"},
+        {"cell_type": "markdown"},
+        7,
+        {"cell_type": "code", "source": [], "outputs": [{}]},
+    ):
         bad = run.parent / "bad.ipynb"
         bad.write_text(json.dumps({"cells": [odd, *cells]}))
         with pytest.raises(pt.InputError, match=r"can't be read"):
@@ -189,17 +205,20 @@ def test_list_shows_what_can_be_named(
     pt.start_run("finetune", {}, run_name="begun")
     (run.parent / "odd").mkdir()
     (run.parent / "odd" / "run.json").write_text("{")
+    for name, text in (("null", '{"notebook": null}'), ("seven", "7"), (".new-x", "{}")):
+        (run.parent / name).mkdir()
+        (run.parent / name / "run.json").write_text(text)
     assert cli.main(["list"]) == 0
     said = capsys.readouterr().out
     for part in ("efficientnet_lite0", "photos", "notebooks/finetune.ipynb", "How do I adapt a pretrained model"):
         assert part in said
     assert cli.main(["list", "runs"]) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert [row.split()[0] for row in rows] == ["begun.unfinished", "odd", "run"]
+    assert [row.split()[0] for row in rows] == ["begun.unfinished", "null", "odd", "run", "seven"]
     assert "running" in rows[0]
-    assert "can't be read" in rows[1]
-    assert rows[2].split()[1:3] == ["finetune", "complete"]
-    assert f"accuracy {pt.Report.load(run / 'report.json')['accuracy']}" in rows[2]
+    assert "can't be read" in rows[2]
+    assert rows[3].split()[1:3] == ["finetune", "complete"]
+    assert f"accuracy {pt.Report.load(run / 'report.json')['accuracy']}" in rows[3]
     with pytest.raises(SystemExit):
         cli.main(["list", "everything"])
 
@@ -266,6 +285,12 @@ def test_mistakes_are_leafed_through_where_widgets_are_there(
     true.value = 0
     assert titles[-1].endswith(f"of {(wrong & (y == 0)).sum()}")
     before = len(titles)
-    taken_for.value, at_most.value = 0, 0.5
+    taken_for.value = 0
     assert len(titles) == before, "class 0 is not mistaken for itself"
+    taken_for.value = -1
+    assert len(titles) == before + 1
+    at_most.value = 0.5
+    assert len(titles) == before + 1, "each of them is surer than that"
+    with pytest.raises(pt.InputError, match="each image has one class"):
+        plots.browse(task, pt.Predictions.of(np.eye(3, dtype=int), np.eye(3)))
     plt.close("all")

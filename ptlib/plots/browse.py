@@ -8,13 +8,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ptlib.core import Task
+from ptlib.errors import InputError
 from ptlib.plots.base import plain
 from ptlib.plots.data import mistakes
 from ptlib.results import Predictions
 
 
 def browse(task: Task, predictions: Predictions, n: int = 18) -> Any:
-    """Mistakes by true class, by the class said, and by confidence, as widgets; without ipywidgets one sentence."""
+    """Mistakes by true class, by the class said, and by confidence, as widgets; without ipywidgets one sentence.
+
+    InputError unless these are images, each with one class.
+    """
+    if not isinstance(predictions, Predictions) or predictions.multilabel or task.reads != "images":
+        raise InputError("mistakes can be leafed through where each image has one class; this is another kind of task")
     try:
         import ipywidgets
     except ImportError:

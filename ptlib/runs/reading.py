@@ -129,6 +129,7 @@ def _read(folder: Path) -> Run:
 
 def run_folder(path: str | os.PathLike[str]) -> Path:
     """Where a run lies: a path, or a name under outputs/; what is unfinished, where nothing else is."""
+    path = path if Path(path).name not in ("", "..") else Path(path).resolve()
     places = [Path(path), output_root() / path, output_root().parent / path]
     for _ in range(5):  # it may be replaced between two looks
         tried = [*map(folders.standing, places), *(p.with_name(p.name + folders.UNFINISHED) for p in places if p.name)]
