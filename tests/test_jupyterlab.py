@@ -102,7 +102,7 @@ def test_every_notebook_runs_in_jupyterlab(lab: tuple[str, Path]) -> None:
             figures = sum("image/png" in o.get("data", {}) for o in outputs)
             assert figures, name
             drawn = page.evaluate(DRAWN)
-            assert len(drawn) == figures, name
+            assert len(drawn) >= figures, name  # widgets draw too
             assert min(drawn) > 100, f"{name}: a figure that is not drawn"
             page.evaluate("() => window.jupyterapp.commands.execute('toc:show-panel')")
             headings = page.locator(".jp-TableOfContents-content .jp-tocItem-content")

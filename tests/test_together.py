@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -222,9 +224,27 @@ def test_a_notebook_of_two_devices_is_as_one_of_one(tmp_path: Path) -> None:
         )
     inner = f"{' '.join(papermill)} {tmp_path}/out-$RANK.ipynb {small} -p run_name by-torchrun"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-    torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:29731", "--no-python", "bash", "-c", inner]
-    agents = [subprocess.Popen(torchrun, cwd=ROOT, env=around) for _ in range(2)]
-    assert [agent.wait(200) for agent in agents] == [0, 0]
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    torchrun += ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", f"--rdzv-id={port}", "--no-python"]
+    agents = [subprocess.Popen([*torchrun, "bash", "-c", inner], cwd=ROOT, env=around) for _ in range(2)]
+    notes, end = [tmp_path / f"out-{i}.ipynb" for i in range(2)], time.monotonic() + 200
+    try:  # torchrun itself may hang at its end, waiting for the other one
+        while not all(note.exists() and "The run is complete: " in note.read_text() for note in notes):
+            assert not any(agent.poll() for agent in agents)
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        for agent in agents:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                assert agent.wait(20) == 0
+    finally:
+        for agent in agents:
+            agent.terminate()
+            try:
+                agent.wait(30)
+            except subprocess.TimeoutExpired:
+                agent.kill()
     assert metric("by-2") == pytest.approx(metric("by-1"), abs=1e-3)
     assert metric("by-torchrun") == pytest.approx(metric("by-1"), abs=1e-3)
     subprocess.run([sys.executable, "-m", "ptlib.cli", "verify", str(tmp_path / "by-2")], cwd=ROOT, check=True)
