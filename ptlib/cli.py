@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         "report",
         help="make a page without code and a model card of a finished run",
         description="Write report.html, the executed notebook as one file without code, readable without a network, "
-        "and, where the run holds a model, README.md, a model card in Hugging Face's format.",
+        "and, where the run holds a model with a report on test, README.md, a model card in Hugging Face's format.",
     )
     report.add_argument("run", help="the executed notebook; or a run's folder or name, whose notebook is looked for")
     report.add_argument("--to", metavar="FOLDER", help="where to write (default: <run>.report beside the run)")

@@ -19,6 +19,7 @@ from huggingface_hub import ModelCard
 import ptlib as pt
 from ptlib import cli, page, plots
 from ptlib.core import Checkpoint
+from ptlib.listing import LISTS
 from ptlib.publishing import publish
 from ptlib.stages import History
 from tests.conftest import make_task, silent
@@ -221,6 +222,7 @@ def test_list_shows_what_can_be_named(
     assert f"accuracy {pt.Report.load(run / 'report.json')['accuracy']}" in rows[3]
     with pytest.raises(SystemExit):
         cli.main(["list", "everything"])
+    assert tuple(LISTS) == cli.LISTED, "the command line names them without loading what they list"
 
 
 def test_what_is_shown_in_a_notebook_is_escaped_and_short(run: Path) -> None:
