@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 
 from ptlib.core import Task
 from ptlib.errors import InputError
@@ -29,16 +29,22 @@ def browse(task: Task, predictions: Predictions, n: int = 18) -> Any:
     confidence = predictions.probabilities.max(axis=1)
     classes = [("any class", -1), *((plain(name), k) for k, name in enumerate(task.class_names))]
 
-    def show(true: int, said: int, at_most: float) -> None:
-        of = (predictions.predicted != predictions.targets) & (confidence <= at_most)
-        of &= (np.isin(predictions.targets, true) | (true < 0)) & (np.isin(predictions.predicted, said) | (said < 0))
-        ax = mistakes(task, predictions.take(of), n) if of.any() else None
-        if ax is not None:
-            ax.set_title(f"The surest {min(n, of.sum())} of {of.sum()}")
-            plt.show()
+    true, said = (ipywidgets.Dropdown(options=classes, description=text) for text in ("is", "taken for"))
+    at_most = ipywidgets.FloatSlider(1.0, min=0.0, max=1.0, step=0.05, description="surest", continuous_update=False)
+    count, picture = ipywidgets.Label(), ipywidgets.Image(format="png")
 
-    return ipywidgets.interactive(
-        show, true=ipywidgets.Dropdown(options=classes, description="is"),
-        said=ipywidgets.Dropdown(options=classes, description="taken for"),
-        at_most=ipywidgets.FloatSlider(1.0, min=0.0, max=1.0, step=0.05, description="surest", continuous_update=False),
-    )  # fmt: skip
+    def show(change: Any = None) -> None:
+        of = (predictions.predicted != predictions.targets) & (confidence <= at_most.value)
+        for column, box in ((predictions.targets, true), (predictions.predicted, said)):
+            of &= (column == box.value) | (box.value < 0)
+        count.value = f"The surest {min(n, of.sum())} of {of.sum()}" if of.any() else "There are none"
+        figure: Any = mistakes(task, predictions.take(of), n).figure if of.any() else plt.figure(figsize=(0.1, 0.1))
+        png = io.BytesIO()
+        figure.savefig(png, format="png", bbox_inches="tight")
+        plt.close(figure)
+        picture.value = png.getvalue()  # no Output widget: whoever runs a notebook without a browser may hang on one
+
+    for box in (true, said, at_most):
+        box.observe(show, "value")
+    show()
+    return ipywidgets.VBox([true, said, at_most, count, picture])
