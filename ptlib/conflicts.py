@@ -5,6 +5,7 @@ What only the data or the checkpoint can tell is refused where those are read.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -110,6 +111,7 @@ def _idle(v: dict[str, Any], asked: Collection[str], kind: str) -> Iterator[str]
         f"data and models are those of {run}": (
             run, "dataset kind checkpoint checkpoints ways epochs image_size n_train n_test seeds"),
         "one process trains, and none is started": (v.get("devices") == 1, "restarts"),
+        "one process trains": (v.get("devices") == 1 and os.environ.get("WORLD_SIZE", "1") == "1", "shard"),
         "pretrain_on is None": (not v.get("pretrain_on", 1), "pretrain_epochs n_source"),
         "simclr is not among methods": ("simclr" not in v.get("methods", ["simclr"]), "temperature"),
         "recipe 'probe' trains the head alone, for head_epochs": (head, "pretrain_epochs"),

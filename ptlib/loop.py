@@ -21,6 +21,7 @@ from ptlib.models import Model, trainable_names
 from ptlib.prediction import forward
 from ptlib.resume import Place, State, part
 from ptlib.runtime import Clock, autocast, derived_seed, generator, to_device
+from ptlib.sharding import gathered, shared_out
 from ptlib.stages import Stage
 from ptlib.step import Step, augmentations_of, measure_statistics, schedule, set_mode
 from ptlib.tracking import Track
@@ -31,10 +32,11 @@ class Loop:
 
     def __init__(
         self, model: Model, task: Task, device: torch.device, place: Place, log: Callable[[str], None],
-        precision: str, accumulate: int | str, compile: bool, keep: str,
+        precision: str, accumulate: int | str, compile: bool, keep: str, shard: bool,
     ):  # fmt: skip
         self.model, self.task, self.device, self.place, self.log = model, task, device, place, log
         self.precision, self.accumulate, self.compile, self.keep = precision, accumulate, compile, keep
+        self.shard = place.shared = shard
         self.kind, dense = kind_of(task), dense_kind_of(task)
         self.kept = dense.kept if dense else None
         self.clock = Clock()
@@ -59,6 +61,7 @@ class Loop:
         if self.at[0] < self.n_stages:
             tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"step.{name}": value for name, value in (self.step.state() if self.step else {}).items()}
+        tensors = gathered(tensors)
         facts = {"step": self.done, "at": self.at, "rows": self.rows, "best": self.best, "left": self.epochs_left,
                  "seconds": self.clock.seconds}  # fmt: skip
         return tensors, facts
@@ -93,14 +96,23 @@ class Loop:
             if self.saved:
                 self.model.load_state_dict(part(self.saved[0], "model"))
             together.agree(list(self.model.state_dict().values()))
-            with self.place.watched(self.state):
-                self._epochs(stage, key, learning)
+            whole = self.model
+            try:
+                with self.place.watched(self.state):
+                    self._epochs(stage, key, learning)
+                    if not self.best:  # no epoch so far: the weights it came with are the best there are
+                        self.score(stage, 0, math.nan, 0.0, False, 0.0)
+                    self.place.passing(self.state)
+            finally:
+                self.model = whole
         self.step = None
 
     def _epochs(self, stage: Stage, key: tuple[int, ...], names: Sequence[str]) -> None:
         head_only = all(name.startswith("head.") for name in names)
         augmentations = augmentations_of(stage, self.task, head_only)
         cached = head_only and not augmentations and not self.kind.DENSE
+        if self.shard:
+            self.model = shared_out(self.model, self.device, head=not cached)
         if cached:
             self._cache_features()
         elif not head_only:

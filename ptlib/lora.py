@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ptlib.errors import InputError
+from ptlib.sharding import gathered
 
 SCALE = 2  # what updates are multiplied by, for ranks to learn at one rate
 
@@ -60,12 +61,14 @@ def adapted(model: nn.Module, names: Sequence[str], rank: int | None, seed: int)
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the model's weights as they are without adapters, which have become part of them."""
-    state = copy.deepcopy(model.state_dict())
+    """A copy of the model's weights, whole, as they are without adapters, which have become part of them."""
+    state = copy.deepcopy(gathered(model.state_dict()))
     if not any(".lora_" in name for name in state):
         return state
     with torch.no_grad():
         for path, module in model.named_modules():
-            if hasattr(module, "get_delta_weight") and f"{path}.base_layer.weight" in state:
-                state[f"{path}.base_layer.weight"] += module.get_delta_weight("default")
+            if f"{path}.base_layer.weight" in state:
+                a, b = (state[f"{path}.lora_{which}.default.weight"] for which in "AB")
+                update = SCALE * (b @ a)
+                state[f"{path}.base_layer.weight"] += update.T if module.fan_in_fan_out else update
     return {name.replace(".base_layer.", "."): value for name, value in state.items() if ".lora_" not in name}

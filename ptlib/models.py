@@ -34,6 +34,7 @@ class Model(nn.Module):
     Where something is said of every place, `backbone` gives maps at several strides, and `head` what its kind takes.
     """
 
+    layout = torch.channels_last  # of the images that the backbone sees, and of its weights
     _scale: Tensor
     _shift: Tensor
 
@@ -100,7 +101,7 @@ class Model(nn.Module):
         x = torch.addcmul(self._shift, x.float(), self._scale)
         if p.keep_aspect:
             x = F.pad(x, (0, -shape[1] % COARSEST, 0, -shape[0] % COARSEST))
-        return x.contiguous(memory_format=torch.channels_last)
+        return x.contiguous(memory_format=self.layout)
 
 
 class TextModel(Model):

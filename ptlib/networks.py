@@ -83,6 +83,11 @@ def _stop(module: nn.Module, inputs: Any, output: Any) -> None:
     raise _Reached(module, output)
 
 
+def stops(module: nn.Module) -> bool:
+    """Whether `cut_behind` has made a network stop in this part of it."""
+    return any(_stop in part._forward_hooks.values() for part in module.modules())
+
+
 class UpTo(nn.Module):
     """A network up to one of its layers, whose output is pooled over positions, and a linear classifier `fc` on it.
 

@@ -169,6 +169,7 @@ VOCABULARY: dict[str, Any] = {
     "batch_size": _optional(Annotated[_Count, Field(le=2**20)]),
     "accumulate": Annotated[_Count, Field(le=4096)] | Literal["auto"],
     "devices": Annotated[_Count, Field(le=1024)],
+    "shard": bool,
     "restarts": Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=100)],
     "image_size": _optional(Annotated[int, BeforeValidator(_no_bool), Field(ge=8, le=4096)]),
     "n_train": _optional(_Size),

@@ -54,6 +54,7 @@ class Place:
         told = {**asked, "packages": versions()} if folder else {}
         self.asked: dict[str, Any] = json.loads(json.dumps(told, default=str))
         self.saved, self._holds, self._told = time.monotonic(), 0, 0
+        self.shared = False  # whether a state is put together by all processes, which then save at `passing` only
 
     def restore(self) -> State | None:
         """What was saved last and is whole, None if nothing was; InputError if another process trains there."""
@@ -104,8 +105,11 @@ class Place:
 
     def passing(self, state: Callable[[], State]) -> None:
         """At a place that can be gone on from: save if it is time."""
-        if self.folder and time.monotonic() - self.saved >= EVERY:
+        due = bool(self.folder) and (time.monotonic() - self.saved >= EVERY or (self.shared and self._told > 0))
+        if together.first_says(due) if self.shared else due:
             self.save(state())
+        if self._told and self.shared:
+            raise Stopped(self._told)
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
@@ -115,7 +119,7 @@ class Place:
             yield
         finally:
             self._holds -= 1
-        if self._told and not self._holds:
+        if self._told and not self._holds and not self.shared:
             raise Stopped(self._told)
 
     @contextlib.contextmanager
@@ -140,7 +144,7 @@ class Place:
             if self._told:  # told twice: at once, and what was saved before is what there is
                 raise KeyboardInterrupt
             self._told = number
-            if not self._holds:
+            if not self._holds and not self.shared:
                 raise Stopped(number)
 
         before = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -151,7 +155,8 @@ class Place:
             if not self._told:  # else another process left first, before this step's update: it is still to be done
                 raise
             stopped = self._told
-            self.save(state())
+            if not self.shared:
+                self.save(state())
             self.log(f"interrupted by {signal.Signals(stopped).name}; saved, and the same command goes on from here")
         finally:
             for number, handler in before.items():

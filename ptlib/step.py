@@ -18,6 +18,7 @@ from ptlib.kinds import kind_of
 from ptlib.models import Model, layers
 from ptlib.prediction import affordable_batch
 from ptlib.runtime import autocast, derived_seed, generator
+from ptlib.sharding import is_share, let_go, share_like
 from ptlib.stages import Stage
 
 
@@ -29,7 +30,7 @@ class Step:
         precision: str, accumulate: int | str, compile: bool, spread: bool = True, log: Callable[[str], None] = print,
     ):  # fmt: skip
         named = dict(model.named_parameters())
-        self.parameters: list[Tensor] = [named[name] for name in names]
+        self.model, self.parameters = model, [named[name] for name in names]
         self.stage, self.device, self.precision, self.log = stage, device, precision, log
         self.spread = spread  # over the processes that train together
         self.grows, self.parts = accumulate == "auto", 1 if isinstance(accumulate, str) else accumulate
@@ -47,18 +48,19 @@ class Step:
         InputError where memory runs out and the batch may not be computed in more parts.
         """
         mine, n = together.own(len(x)) if self.spread else slice(0, len(x)), float(len(x))
+        most = max(1, len(x) // (together.size() if self.spread else 1))  # parts that every process has examples for
         if mine.start == mine.stop:  # more processes than examples: what this one computes counts nothing
             mine, n = slice(0, 1), math.inf
-        while (total := self._backward(x[mine], y[mine], n, seed)) is None:
+        while (total := self._backward(x[mine], y[mine], n, most, seed)) is None:
             self.optimizer.zero_grad()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        if self.spread:
-            together.add_up([*(p.grad for p in self.parameters if p.grad is not None), total])
+        if self.spread:  # gradients of shares have been summed
+            together.add_up([*(p.grad for p in self.parameters if p.grad is not None and not is_share(p)), total])
         self._update(lr)
         return total
 
-    def _backward(self, x: Tensor, y: Tensor, n: float, seed: int) -> Tensor | None:
+    def _backward(self, x: Tensor, y: Tensor, n: float, most: int, seed: int) -> Tensor | None:
         """This part's share of the gradients and of the mean loss over `n`; None where memory ran out and smaller parts
         are to be tried."""
         seed = derived_seed(seed, together.rank()) if together.rank() else seed
@@ -66,7 +68,7 @@ class Step:
         if self.device.type != "cpu":
             getattr(torch, self.device.type).manual_seed(seed)
         try:
-            return self._gradients(x, y, n)
+            return self._gradients(x, y, n, min(self.parts, most))
         except RuntimeError as e:
             if not isinstance(e, torch.OutOfMemoryError) and "allocate memory" not in str(e):
                 raise
@@ -83,11 +85,9 @@ class Step:
         self.log(f"{said}; going on with {-(-len(x) // more)} at once")
         return None
 
-    def _gradients(self, x: Tensor, y: Tensor, n: float) -> Tensor:
+    def _gradients(self, x: Tensor, y: Tensor, n: float, parts: int) -> Tensor:
         total = torch.zeros((), device=self.device)
-        for part_x, part_y in zip(x.tensor_split(self.parts), y.tensor_split(self.parts), strict=True):
-            if len(part_x) == 0:
-                continue
+        for part_x, part_y in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
             with autocast(self.device, self.precision):
                 outputs = self.forward(part_x)
             loss = self.kind.loss(outputs, part_y, self.stage.label_smoothing) * (len(part_x) / n)
@@ -144,11 +144,11 @@ class Step:
             if name == "counts":
                 self.count, self.parts = value.tolist()
             elif what in ("start", "average"):
-                {"start": self.start, "average": self.average}[what][int(number)].copy_(value)
+                held = {"start": self.start, "average": self.average}[what]
+                held[int(number)] = share_like(value, held[int(number)])
             else:
                 p = self.parameters[int(number)]
-                like = value.to(p.device) if what == "step" else torch.empty_like(p).copy_(value)
-                self.optimizer.state[p][what] = like.detach()
+                self.optimizer.state[p][what] = value.to(p.device) if what == "step" else share_like(value, p)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -159,10 +159,15 @@ class Step:
         held = [p.detach().clone() for p in self.parameters]
         with torch.no_grad():
             try:
-                torch._foreach_copy_(self.parameters, self.average)
+                self._set(self.average)
                 yield
             finally:
-                torch._foreach_copy_(self.parameters, held)
+                self._set(held)
+
+    def _set(self, values: Sequence[Tensor]) -> None:
+        for p, value in zip(self.parameters, values, strict=True):
+            p.copy_(value)
+        let_go(self.model)
 
 
 def make_optimizer(model: Model, stage: Stage, names: Sequence[str]) -> tuple[torch.optim.Optimizer, list[float]]:
@@ -182,7 +187,8 @@ def make_optimizer(model: Model, stage: Stage, names: Sequence[str]) -> tuple[to
     ]
     optimizer: torch.optim.Optimizer
     if stage.optimizer == "sgd":
-        optimizer = torch.optim.SGD(settings, lr=stage.lr, momentum=0.9, nesterov=True, fused=True)
+        fused = not any(is_share(named[name]) for name in names)  # of shares PyTorch has none
+        optimizer = torch.optim.SGD(settings, lr=stage.lr, momentum=0.9, nesterov=True, fused=fused)
     else:
         optimizer = torch.optim.AdamW(settings, lr=stage.lr, fused=True)
     return optimizer, [scale for scale, _ in groups]

@@ -35,7 +35,8 @@ def join(device: torch.device) -> None:
     store, number, count = next(rendezvous("env://"))
     # The store outlives processes that torchrun starts anew, and what the dead ones left there must not be found.
     mine = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=mine, rank=number, world_size=count)
+    how = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # of a device the numbers lie on
+    dist.init_process_group(how, store=mine, rank=number, world_size=count)
 
 
 def leave() -> None:
@@ -60,6 +61,13 @@ def add_up(tensors: Sequence[Tensor]) -> None:
         dist.all_reduce(flat)
         for tensor, part in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+
+def first_says(value: bool) -> bool:
+    """What the first process says; no device is waited for."""
+    held = torch.tensor(value)
+    dist.broadcast(held, 0)
+    return bool(held)
 
 
 def from_first(value: Any) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from ptlib import together
 from ptlib.core import Task
@@ -35,6 +36,7 @@ def finetune(
     keep: Literal["best", "last"] = "best",
     devices: int = 1,
     restarts: int = 0,
+    shard: bool = False,
     resume: Path | None = None,
     log: Callable[[str], None] = print,
 ) -> History:
@@ -55,7 +57,9 @@ def finetune(
 
     `devices` processes train together, GPUs or parts of a CPU: each computes its part of every batch, so the gradient
     is the same up to rounding, as for `accumulate`. torchrun starts them here, and anew, up to `restarts` times, where
-    one of them dies; a process that torchrun itself has started trains with the others.
+    one of them dies; a process that torchrun itself has started trains with the others. `shard` is for a model whose
+    training is more than one device holds: each process keeps its share of weights, gradients and moments, on the
+    device, and a block's weights are put together there only while it computes. The model itself stays on the CPU.
 
     Raises FloatingPointError when the loss is no longer finite; the model then has the best weights before that, if an
     epoch was scored. InputError where memory runs out, and where what lies in `resume` was begun with other stages,
@@ -73,31 +77,37 @@ def finetune(
         dense.check(task, stages)
     where = choose_device(device, devices)
     together.join(where)
+    how: dict[str, Any] = {"seed": seed, "device": device, "precision": precision, "compile": compile,
+                           "accumulate": accumulate, "keep": keep, "shard": shard}  # fmt: skip
+    at_its_end = resume is not None and ended(resume, len(stages))
+    not_with = {"devices=1": devices == together.size() == 1 and not at_its_end, "compile=True": compile,
+                "accumulate='auto'": accumulate == "auto"}  # fmt: skip
+    if shard and any(not_with.values()):
+        raise InputError(
+            f"shard=True can't be had with {next(what for what, so in not_with.items() if so)}; it takes devices=2 or "
+            "more, compile=False and a number for accumulate"
+        )
     if devices > together.size():
-        how: dict[str, Any] = {"seed": seed, "device": device, "precision": precision, "compile": compile,
-                               "accumulate": accumulate, "keep": keep}  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="ptlib-") as folder:
             how["resume"] = resume or Path(folder) / "training"
-            if not ended(how["resume"], len(stages)):
+            if not at_its_end:
                 sent = {"model": model.cpu(), "task": task, "stages": stages, "devices": devices, **how}
                 launch(devices, finetune, sent, log, restarts)
             return finetune(model, task, stages, **how, log=lambda line: None)  # they are at its end: it is taken up
     how = {"precision": choose_precision(precision, where, model), "accumulate": accumulate,
-           "compile": compile, "keep": keep}  # fmt: skip
+           "compile": compile, "keep": keep, "shard": shard}  # fmt: skip
     asked = {"stages": [asdict(s) for s in stages], "seed": seed, **how, "device": where.type,
              "augment": task.augment, "preprocessing": asdict(model.preprocessing)}  # fmt: skip
     if resume:  # what takes a moment to hash
         asked |= {"data": task.fingerprint, "weights": digest(model.state_dict()), "code": code()}
     run = Loop(model, task, where, Place(None if together.rank() else resume, asked, log), log, **how)
-    place(model, where)
+    place(model, torch.device("cpu") if shard else where)
     run.n_stages, run.epochs_left = len(stages), sum(s.epochs for s in stages if s.optimizer != "lbfgs")
     run.restore()
     with tracked(None if together.rank() else resume) as run.track, deterministic(where):
         for index, stage in list(enumerate(stages))[run.at[0] :]:
             try:
                 run.stage(stage, (seed, index))
-                if not run.best:  # no epoch so far: the weights it came with are the best there are
-                    run.score(stage, 0, math.nan, 0.0, False, 0.0)
             finally:
                 if run.best_state:
                     model.load_state_dict(run.best_state)

@@ -131,9 +131,9 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_the_last_good_checkpoint_st
     monkeypatch.setattr(resume, "EVERY", 0.0)
     real, calls = Step._gradients, [0]
 
-    def spoiled(self: Step, x: torch.Tensor, y: torch.Tensor, n: float) -> torch.Tensor:
+    def spoiled(self: Step, *of: Any) -> torch.Tensor:
         calls[0] += 1
-        loss = real(self, x, y, n)
+        loss = real(self, *of)
         if calls[0] == 12:
             first = next(p for p in self.parameters if p.grad is not None)
             assert first.grad is not None
@@ -156,10 +156,10 @@ def test_out_of_memory_says_what_was_tried_and_retries_in_parts_if_asked(
 ) -> None:
     real = Step._gradients
 
-    def short(self: Step, x: torch.Tensor, y: torch.Tensor, n: float) -> torch.Tensor:
+    def short(self: Step, x: torch.Tensor, *of: Any) -> torch.Tensor:
         if len(x) > limit * self.parts:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
-        return real(self, x, y, n)
+        return real(self, x, *of)
 
     monkeypatch.setattr(Step, "_gradients", short)
     stage, lines = pt.Stage("all", epochs=2, batch_size=20, lr=1e-3, augment=()), list[str]()
@@ -176,7 +176,7 @@ def test_out_of_memory_says_what_was_tried_and_retries_in_parts_if_asked(
     finetune(alike, task, [stage], accumulate=parts, log=silent)
     for a, b in zip(model.state_dict().values(), alike.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
-    monkeypatch.setattr(Step, "_gradients", lambda self, x, y, n: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    monkeypatch.setattr(Step, "_gradients", lambda *of: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
     with pytest.raises(pt.InputError, match="with 1 at once, .* give a smaller image_size"):
         finetune(pt.build_model(tiny, task), task, [stage], accumulate="auto", log=silent)
 

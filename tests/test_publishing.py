@@ -280,11 +280,9 @@ def test_mistakes_are_leafed_through_where_widgets_are_there(
     true, taken_for, at_most, count, picture = plots.browse(task, said).children
     assert [name for name, _ in true.options] == ["any class", *task.class_names]
     assert count.value == f"The surest {min(18, wrong.sum())} of {wrong.sum()}"
-    every = picture.value
-    assert every.startswith(b"\x89PNG")
+    assert bytes(picture.value[:4]) == b"\x89PNG"
     true.value = 0
     assert count.value.endswith(f" of {(wrong & (y == 0)).sum()}")
-    assert len(picture.value) < len(every)
     taken_for.value = 0
     assert count.value == "There are none", "class 0 is not mistaken for itself"
     taken_for.value = -1

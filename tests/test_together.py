@@ -117,14 +117,15 @@ def doomed(marker: str, after: int, log: Callable[[str], None], **given: Any) ->
 
 
 @pytest.mark.usefixtures("with_nbval")
-@pytest.mark.parametrize("restarts", [0, 1])
-def test_a_killed_process_ends_the_training_or_begins_it_anew(restarts: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("restarts", "shard"), [(0, False), (1, False), (1, True)])
+def test_a_killed_process_ends_the_training_or_begins_it_anew(restarts: int, shard: bool, tmp_path: Path) -> None:
     task, folder = make_task(61), tmp_path / "training"
     given = {
         "model": pt.build_model(start(), task),
         "task": task,
         "stages": STAGES,
         "devices": 2,
+        "shard": shard,
         "resume": folder,
         "precision": "fp32",
     }
@@ -136,8 +137,8 @@ def test_a_killed_process_ends_the_training_or_begins_it_anew(restarts: int, tmp
         with pytest.raises(RuntimeError, match="a process of the training was killed"):
             launch(2, doomed, asked, lines.append)
     assert (tmp_path / "killed").exists()
-    again = trained(2, task, resume=folder)[0].state_dict()
-    for name, value in trained(2, task)[0].state_dict().items():
+    again = trained(2, task, resume=folder, shard=shard)[0].state_dict()
+    for name, value in trained(2, task, shard=shard)[0].state_dict().items():
         assert torch.equal(again[name], value), name
 
 
@@ -180,14 +181,16 @@ from tests.test_together import STAGES, trained
 from dataclasses import replace
 if __name__ == "__main__":
     long = [STAGES[0], replace(STAGES[1], epochs=int(sys.argv[2]))]
-    model, _ = trained(2, make_task(61), long, resume=Path(sys.argv[1]), log=lambda line: print(line, flush=True))
+    how = {"resume": Path(sys.argv[1]), "shard": sys.argv[3] == "True", "log": lambda line: print(line, flush=True)}
+    model, _ = trained(2, make_task(61), long, **how)
     print(resume.digest(model.state_dict()))
 """
 
 
 @pytest.mark.usefixtures("with_nbval")
-def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "training"), "60"]
+@pytest.mark.parametrize("shard", [False, True])
+def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(shard: bool, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "training"), "30", str(shard)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         for line in process.stdout:
@@ -199,7 +202,7 @@ def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(tmp_path: Path) -> N
     assert time.monotonic() - told < 20
     assert process.returncode not in (0, None)
     assert "interrupted by SIGTERM; saved" in rest
-    runs = [subprocess.run([*command[:3], str(tmp_path / name), "60"], cwd=ROOT, capture_output=True, text=True,
+    runs = [subprocess.run([*command[:3], str(tmp_path / name), *command[4:]], cwd=ROOT, capture_output=True, text=True,
                            check=True) for name in ("training", "anew")]  # fmt: skip
     assert runs[0].stdout.startswith("going on from step")
     assert runs[0].stdout.splitlines()[-1] == runs[1].stdout.splitlines()[-1]

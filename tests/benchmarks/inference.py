@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from ptlib import Model, Split, build_model, evaluate, load_checkpoint, load_task, predict
 from ptlib.language import find_source
-from ptlib.prediction import EVAL_BATCH, features
+from ptlib.prediction import EVAL_BATCH, affordable_batch, features
 from ptlib.runtime import choose_device, place
 from ptlib.texts import Texts
 from tests.benchmarks import Line, in_turns
@@ -74,10 +74,10 @@ def _validate(model: Model, split: Split) -> float:
     return float(top1.avg) / 100
 
 
-def _bare(part: Callable[[Tensor], Tensor], x: Tensor) -> np.ndarray:
+def _bare(part: Callable[[Tensor], Tensor], x: Tensor, at_once: int) -> np.ndarray:
     """A forward pass over ready tensors."""
     with torch.inference_mode():
-        return torch.cat([part(batch) for batch in x.split(EVAL_BATCH)]).numpy()
+        return torch.cat([part(batch) for batch in x.split(at_once)]).numpy()
 
 
 def of_images(asked: argparse.Namespace) -> list[Line]:
@@ -86,14 +86,18 @@ def of_images(asked: argparse.Namespace) -> list[Line]:
     model = build_model(load_checkpoint("efficientnet_lite0"), task, image_size=64)
     place(model, choose_device("cpu"))
     split = task.test.take(range(min(n, len(task.test))))
-    x, n = model.preprocess(split.inputs), len(split)
+    x, n, at_once = (
+        model.preprocess(split.inputs),
+        len(split),
+        affordable_batch(model, split.inputs, choose_device("cpu")),
+    )
     seconds, given = medians({
         "predict, evaluate": lambda: evaluate(predict(model, split, task, *HOW), metrics=["accuracy"]),
         "predict": lambda: predict(model, split, task, *HOW).scores,
         "timm": lambda: _validate(model, split),
-        "forward": lambda: _bare(model, x),
+        "forward": lambda: _bare(model, x, at_once),
         "features": lambda: features(model, split, *HOW).numpy(),
-        "backbone": lambda: _bare(model.backbone, x),
+        "backbone": lambda: _bare(model.backbone, x, at_once),
     }, asked.repeats)  # fmt: skip
     for ours, bare in (("predict", "forward"), ("features", "backbone")):
         np.testing.assert_allclose(given[ours], given[bare], rtol=0, atol=1e-4)

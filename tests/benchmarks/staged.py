@@ -39,6 +39,7 @@ from torch.nn import functional as F
 
 from ptlib import Model, Split, Stage, Task, build_model, finetune, load_checkpoint, load_task
 from ptlib.files import text_table
+from ptlib.prediction import affordable_batch
 from ptlib.runtime import choose_device, place
 from tests.benchmarks import Line, in_turns
 from tests.benchmarks.peers import EVAL_BATCH, LR, PEERS, WEIGHT_DECAY, Job, Watch, ready
@@ -129,7 +130,7 @@ def bare_forward(model: Model, task: Task) -> Found:
     model.eval()
     start = time.perf_counter()
     with torch.inference_mode():
-        for part in x.split(EVAL_BATCH):
+        for part in x.split(affordable_batch(model, task.train.inputs, choose_device("cpu"))):
             model.backbone(part)
     seconds = time.perf_counter() - start
     return said(seconds, seconds, (seconds, 0.0))
