@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -106,13 +107,15 @@ class Loop:
             finally:
                 self.model = whole
         self.step = None
+        if self.shard:
+            gc.collect()  # what is shared out refers to itself, and lies on the device until then
 
     def _epochs(self, stage: Stage, key: tuple[int, ...], names: Sequence[str]) -> None:
         head_only = all(name.startswith("head.") for name in names)
         augmentations = augmentations_of(stage, self.task, head_only)
         cached = head_only and not augmentations and not self.kind.DENSE
         if self.shard:
-            self.model = shared_out(self.model, self.device, head=not cached)
+            self.model = shared_out(self.model, self.device, not head_only, self.precision)
         if cached:
             self._cache_features()
         elif not head_only:
@@ -206,7 +209,8 @@ class Loop:
         with self.place.whole():
             row = self._note(stage, epoch, loss, scores, rate, seconds)
             rank = row[metric], -row.get("val_loss", 0.0)
-            if self.keep == "last" or not self.best or rank > (self.best[metric], -self.best.get("val_loss", 0.0)):
+            better = self.keep == "last" or not self.best or rank > (self.best[metric], -self.best.get("val_loss", 0.0))
+            if together.first_says(better) if self.shard else better:  # all put the weights together, or none
                 self.best = row
                 self.best_state = plain_state(self.model)
 

@@ -6,7 +6,6 @@ A linear layer's weight W stays as it is, and W + 2 B A is learnt, A (rank, in) 
 from __future__ import annotations
 
 import contextlib
-import copy
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -62,7 +61,8 @@ def adapted(model: nn.Module, names: Sequence[str], rank: int | None, seed: int)
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the model's weights, whole, as they are without adapters, which have become part of them."""
-    state = copy.deepcopy(gathered(model.state_dict()))
+    held = model.state_dict()
+    state = {name: value.clone() if value is held[name] else value for name, value in gathered(held).items()}
     if not any(".lora_" in name for name in state):
         return state
     with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,11 @@ class _Reached(Exception):
 
 def _stop(module: nn.Module, inputs: Any, output: Any) -> None:
     raise _Reached(module, output)
+
+
+def is_batchnorm(module: nn.Module) -> TypeGuard[nn.modules.batchnorm._BatchNorm]:
+    """Whether a module keeps running statistics of its batches."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 def stops(module: nn.Module) -> bool:

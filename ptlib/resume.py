@@ -105,11 +105,12 @@ class Place:
 
     def passing(self, state: Callable[[], State]) -> None:
         """At a place that can be gone on from: save if it is time."""
-        due = bool(self.folder) and (time.monotonic() - self.saved >= EVERY or (self.shared and self._told > 0))
+        told = self._told if self.shared else 0  # may change while the others are asked
+        due = bool(self.folder) and (told > 0 or time.monotonic() - self.saved >= EVERY)
         if together.first_says(due) if self.shared else due:
             self.save(state())
-        if self._told and self.shared:
-            raise Stopped(self._told)
+        if told:
+            raise Stopped(told)
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
@@ -151,8 +152,9 @@ class Place:
         stopped = 0
         try:
             yield
-        except (Stopped, RuntimeError):
-            if not self._told:  # else another process left first, before this step's update: it is still to be done
+        except (Stopped, RuntimeError) as e:
+            # Told, another process may have left first, before this step's update, which is then still to be done.
+            if not self._told or (self.shared and not isinstance(e, Stopped)):
                 raise
             stopped = self._told
             if not self.shared:

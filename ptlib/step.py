@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from ptlib.data.batches import fetch
 from ptlib.errors import InputError
 from ptlib.kinds import kind_of
 from ptlib.models import Model, layers
+from ptlib.networks import is_batchnorm
 from ptlib.prediction import affordable_batch
 from ptlib.runtime import autocast, derived_seed, generator
 from ptlib.sharding import is_share, let_go, share_like
@@ -37,6 +37,7 @@ class Step:
         self.kind = kind_of(task)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(module) if compile else module
         self.optimizer, self.scales = make_optimizer(model, stage, names)
+        self.shares = any(map(is_share, self.parameters))
         self.start = [p.detach().clone() for p in self.parameters] if stage.l2_sp else []
         self.average = [p.detach().clone() for p in self.parameters] if stage.ema is not None else []
         self.count = 0
@@ -48,10 +49,9 @@ class Step:
         InputError where memory runs out and the batch may not be computed in more parts.
         """
         mine, n = together.own(len(x)) if self.spread else slice(0, len(x)), float(len(x))
-        most = max(1, len(x) // (together.size() if self.spread else 1))  # parts that every process has examples for
         if mine.start == mine.stop:  # more processes than examples: what this one computes counts nothing
             mine, n = slice(0, 1), math.inf
-        while (total := self._backward(x[mine], y[mine], n, most, seed)) is None:
+        while (total := self._backward(x[mine], y[mine], n, seed)) is None:
             self.optimizer.zero_grad()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -60,7 +60,7 @@ class Step:
         self._update(lr)
         return total
 
-    def _backward(self, x: Tensor, y: Tensor, n: float, most: int, seed: int) -> Tensor | None:
+    def _backward(self, x: Tensor, y: Tensor, n: float, seed: int) -> Tensor | None:
         """This part's share of the gradients and of the mean loss over `n`; None where memory ran out and smaller parts
         are to be tried."""
         seed = derived_seed(seed, together.rank()) if together.rank() else seed
@@ -68,7 +68,7 @@ class Step:
         if self.device.type != "cpu":
             getattr(torch, self.device.type).manual_seed(seed)
         try:
-            return self._gradients(x, y, n, min(self.parts, most))
+            return self._gradients(x, y, n)
         except RuntimeError as e:
             if not isinstance(e, torch.OutOfMemoryError) and "allocate memory" not in str(e):
                 raise
@@ -85,8 +85,10 @@ class Step:
         self.log(f"{said}; going on with {-(-len(x) // more)} at once")
         return None
 
-    def _gradients(self, x: Tensor, y: Tensor, n: float, parts: int) -> Tensor:
-        total = torch.zeros((), device=self.device)
+    def _gradients(self, x: Tensor, y: Tensor, n: float) -> Tensor:
+        total, parts = torch.zeros((), device=self.device), min(self.parts, len(x))
+        if self.shares and math.isfinite(n):  # no more than every process has examples for
+            parts = min(parts, max(1, int(n) // together.size()))
         for part_x, part_y in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
             with autocast(self.device, self.precision):
                 outputs = self.forward(part_x)
@@ -187,7 +189,7 @@ def make_optimizer(model: Model, stage: Stage, names: Sequence[str]) -> tuple[to
     ]
     optimizer: torch.optim.Optimizer
     if stage.optimizer == "sgd":
-        fused = not any(is_share(named[name]) for name in names)  # of shares PyTorch has none
+        fused = not any(is_share(named[name]) for name in names)  # PyTorch has none for shares
         optimizer = torch.optim.SGD(settings, lr=stage.lr, momentum=0.9, nesterov=True, fused=fused)
     else:
         optimizer = torch.optim.AdamW(settings, lr=stage.lr, fused=True)
@@ -214,11 +216,6 @@ def augmentations_of(stage: Stage, task: Task, head_only: bool) -> tuple[str, ..
     if stage.augment is not None:
         return stage.augment
     return () if head_only and not kind_of(task).DENSE else task.augment
-
-
-def is_batchnorm(module: nn.Module) -> TypeGuard[nn.modules.batchnorm._BatchNorm]:
-    """Whether a module keeps running statistics of its batches."""
-    return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 def set_mode(model: Model, stage: Stage, names: Sequence[str]) -> None:

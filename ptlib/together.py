@@ -28,14 +28,14 @@ def rank() -> int:
     return dist.get_rank() if size() > 1 else 0
 
 
-def join(device: torch.device) -> None:
-    """Join the others, if torchrun started this process as one of several."""
+def join(device: torch.device, both: bool = False) -> None:
+    """Join the others, if torchrun started this process as one of several; `both` to send what lies on CPUs, too."""
     if int(os.environ.get("WORLD_SIZE", 1)) < 2 or dist.is_initialized():
         return
     store, number, count = next(rendezvous("env://"))
     # The store outlives processes that torchrun starts anew, and what the dead ones left there must not be found.
     mine = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    how = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # of a device the numbers lie on
+    how = ("cpu:gloo,cuda:nccl" if both else "nccl") if device.type == "cuda" else "gloo"
     dist.init_process_group(how, store=mine, rank=number, world_size=count)
 
 

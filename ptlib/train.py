@@ -58,8 +58,8 @@ def finetune(
     `devices` processes train together, GPUs or parts of a CPU: each computes its part of every batch, so the gradient
     is the same up to rounding, as for `accumulate`. torchrun starts them here, and anew, up to `restarts` times, where
     one of them dies; a process that torchrun itself has started trains with the others. `shard` is for a model whose
-    training is more than one device holds: each process keeps its share of weights, gradients and moments, on the
-    device, and a block's weights are put together there only while it computes. The model itself stays on the CPU.
+    training is more than one device holds: each process keeps its share of weights, gradients and moments on the
+    device, and puts a block's weights together there while it computes. The model itself stays on the CPU.
 
     Raises FloatingPointError when the loss is no longer finite; the model then has the best weights before that, if an
     epoch was scored. InputError where memory runs out, and where what lies in `resume` was begun with other stages,
@@ -76,21 +76,21 @@ def finetune(
     if dense := dense_kind_of(task):
         dense.check(task, stages)
     where = choose_device(device, devices)
-    together.join(where)
+    together.join(where, both=shard)
     how: dict[str, Any] = {"seed": seed, "device": device, "precision": precision, "compile": compile,
                            "accumulate": accumulate, "keep": keep, "shard": shard}  # fmt: skip
-    at_its_end = resume is not None and ended(resume, len(stages))
-    not_with = {"devices=1": devices == together.size() == 1 and not at_its_end, "compile=True": compile,
-                "accumulate='auto'": accumulate == "auto"}  # fmt: skip
-    if shard and any(not_with.values()):
-        raise InputError(
-            f"shard=True can't be had with {next(what for what, so in not_with.items() if so)}; it takes devices=2 or "
-            "more, compile=False and a number for accumulate"
-        )
+    if shard:
+        alone = devices == together.size() == 1 and not (resume and ended(resume, len(stages)))
+        rules = {"devices=1": alone, "compile=True": compile, "accumulate='auto'": accumulate == "auto"}
+        if wrong := [what for what, so in rules.items() if so]:
+            raise InputError(
+                f"shard=True can't be had with {wrong[0]}; it takes devices=2 or more, compile=False and a number for "
+                "accumulate"
+            )
     if devices > together.size():
         with tempfile.TemporaryDirectory(prefix="ptlib-") as folder:
             how["resume"] = resume or Path(folder) / "training"
-            if not at_its_end:
+            if not ended(how["resume"], len(stages)):
                 sent = {"model": model.cpu(), "task": task, "stages": stages, "devices": devices, **how}
                 launch(devices, finetune, sent, log, restarts)
             return finetune(model, task, stages, **how, log=lambda line: None)  # they are at its end: it is taken up
@@ -111,6 +111,8 @@ def finetune(
             finally:
                 if run.best_state:
                     model.load_state_dict(run.best_state)
+        if shard:  # the first has put it together
+            together.agree(list(model.state_dict().values()))
     run.end()
     for parameter in model.parameters():
         parameter.requires_grad_(True)

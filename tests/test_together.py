@@ -210,7 +210,7 @@ def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(shard: bool, tmp_pat
 
 @pytest.mark.usefixtures("with_nbval")
 def test_a_notebook_of_two_devices_is_as_one_of_one(tmp_path: Path) -> None:
-    """finetune.ipynb by papermill; then in two processes that torchrun starts on what might be two machines."""
+    """finetune.ipynb by papermill; then by two torchruns as on two machines, a share of the model in each process."""
     small = "-p n_train 90 -p n_val 60 -p n_test 90 -p epochs 1 -p control False -p checkpoint random/cifar_resnet8"
     small += " -p recipe full -p batch_size 30"
     around = {**os.environ, "PTLIB_OUTPUTS": str(tmp_path)}
@@ -225,7 +225,7 @@ def test_a_notebook_of_two_devices_is_as_one_of_one(tmp_path: Path) -> None:
         subprocess.run(
             [*papermill, str(tmp_path / "out.ipynb"), *small.split(), *name], cwd=ROOT, env=around, check=True
         )
-    inner = f"{' '.join(papermill)} {tmp_path}/out-$RANK.ipynb {small} -p run_name by-torchrun"
+    inner = f"{' '.join(papermill)} {tmp_path}/out-$RANK.ipynb {small} -p shard True -p run_name by-torchrun"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
     with socket.socket() as s:
         s.bind(("localhost", 0))

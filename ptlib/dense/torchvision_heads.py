@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -74,9 +75,12 @@ class Detector(nn.Module):
         head.num_columns = n
 
 
+@dataclass(init=False, eq=False, repr=False)  # its fields are what is looked through for tensors
 class Output:
     """What a torchvision detector makes of a batch: it knows its loss and its boxes. Boxes are found at once where no
     gradient is asked for."""
+
+    maps: dict[str, Tensor]
 
     def __init__(self, head: Detector, maps: Sequence[Tensor]):
         self.head, self.net = head, head.network
