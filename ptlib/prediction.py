@@ -136,7 +136,7 @@ def forward(
     """
     model.eval()
     inputs = model.read(inputs)
-    rows = batched(inputs, batch_size or affordable_batch(model, inputs, device))
+    rows = batched(inputs, batch_size or together.from_first(affordable_batch(model, inputs, device)))
     shares = [rows[r :: together.size()] for r in range(together.size())] if len(rows) >= together.size() else [rows]
     mine = shares[together.rank() % len(shares)]
     n, at, outputs, finite = sum(map(len, mine)), 0, None, None
@@ -196,11 +196,10 @@ def affordable_batch(model: Model, inputs: Any, device: torch.device | None = No
     how many tokens. With a `device`, fewer if it is faster with fewer: a power of two, as kernels like them."""
     cores = torch.get_num_threads() if device is not None and device.type == "cpu" else 0
     if isinstance(inputs, Tokens):
-        return CPU_TOKENS * cores or EVAL_TOKENS
+        return min(EVAL_TOKENS, CPU_TOKENS * cores or EVAL_TOKENS)
     pixels = math.prod(model.resized(inputs.shape[1:3]))
-    if cores:
-        return min(EVAL_BATCH, 1 << max(1, CPU_PIXELS * cores // pixels).bit_length() - 1)
-    return max(1, min(EVAL_BATCH, EVAL_BATCH * 224**2 // (pixels if model.preprocessing.keep_aspect else 1)))
+    most = max(1, min(EVAL_BATCH, EVAL_BATCH * 224**2 // (pixels if model.preprocessing.keep_aspect else 1)))
+    return min(most, 1 << max(1, CPU_PIXELS * cores // pixels).bit_length() - 1) if cores else most
 
 
 def cost(

@@ -99,9 +99,11 @@ class Place:
         self.saved = time.monotonic()
 
     def leave(self) -> None:
-        """Let others train there."""
+        """Let others train there; and hear a signal that came too late to be saved for."""
         if self.folder:
             folders.unlock(self.folder)
+        if self.shared and self._told:
+            signal.raise_signal(self._told)
 
     def passing(self, state: Callable[[], State]) -> None:
         """At a place that can be gone on from: save if it is time."""

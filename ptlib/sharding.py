@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import torch
@@ -24,9 +23,10 @@ from ptlib.networks import is_batchnorm, numbered, stops
 def shared_out(model: Model, device: torch.device, head: bool, precision: str = "fp32") -> Model:
     """A copy of a model that is on the CPU, its backbone shared out on the device; its head whole, or with `head` too.
 
-    Gradients of shares are summed over the processes. All of them have to call it, its backbone or its head alike.
+    Gradients of shares are summed over the processes. Each of them has to call this, and what it gives, equally often.
     InputError for a parameter that is a single number, which can't be shared.
     """
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
     if single := [name for name, p in model.named_parameters() if p.ndim == 0]:
@@ -35,26 +35,22 @@ def shared_out(model: Model, device: torch.device, head: bool, precision: str = 
     copied.layout = torch.contiguous_format  # of the two mixed, BatchNorm's gradient on a CPU is wrong for one image
     # In bf16 weights are sent as that, or else a copy of all would be kept; BatchNorm takes its own in fp32 only.
     low = precision == "bf16" and not any(map(is_batchnorm, copied.modules()))
+    mesh = init_device_mesh(device.type, (together.size(),))
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if low else None
-    how: dict[str, Any] = {"mesh": _mesh(device.type), **({"mp_policy": policy} if policy else {})}
+    how: dict[str, Any] = {"mp_policy": policy} if policy else {}
     paths = dict.fromkeys(numbered(name) for name, _ in copied.backbone.named_parameters())
     blocks = [copied.backbone.get_submodule(path) for path in paths if path]
     # A container is never called, and what ends by an exception is not seen to end: they are the backbone's own.
     units = [block for block in blocks if not isinstance(block, nn.ModuleList | nn.ModuleDict) and not stops(block)]
-    for unit in [*units, copied.backbone, *([copied.head] if head else [])]:
-        fully_shard(unit, **how)
+    for unit in [*units, copied.backbone]:
+        fully_shard(unit, mesh=mesh, **how)
+    if head:  # in fp32, as detectors' heads compute
+        fully_shard(copied.head, mesh=mesh)
     for module in copied.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo has no other
     return copied.to(device)
-
-
-@cache
-def _mesh(kind: str) -> Any:
-    from torch.distributed.device_mesh import init_device_mesh
-
-    return init_device_mesh(kind, (together.size(),))
 
 
 def let_go(model: nn.Module) -> None:
@@ -70,7 +66,7 @@ def is_share(tensor: Any) -> bool:
 
 
 def gathered(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The same tensors; if any are shared out, whole and on the CPU in the first process, and none in the others.
+    """The same tensors; if any are shared out, in the first process these whole and on the CPU, in the others none.
 
     All processes have to ask for them at once.
     """

@@ -37,7 +37,7 @@ class Step:
         self.kind = kind_of(task)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(module) if compile else module
         self.optimizer, self.scales = make_optimizer(model, stage, names)
-        self.shares = any(map(is_share, self.parameters))
+        self.shares = spread and any(map(is_share, model.parameters()))
         self.start = [p.detach().clone() for p in self.parameters] if stage.l2_sp else []
         self.average = [p.detach().clone() for p in self.parameters] if stage.ema is not None else []
         self.count = 0

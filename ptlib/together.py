@@ -17,6 +17,8 @@ from torch import distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from ptlib.errors import InputError
+
 
 def size() -> int:
     """How many processes train together; 1 where this one is alone."""
@@ -29,7 +31,12 @@ def rank() -> int:
 
 
 def join(device: torch.device, both: bool = False) -> None:
-    """Join the others, if torchrun started this process as one of several; `both` to send what lies on CPUs, too."""
+    """Join the others, if torchrun started this process as one of several; `both` to send what lies on CPUs, too.
+
+    InputError if they have joined on GPUs without that.
+    """
+    if both and size() > 1 and device.type == "cuda" and "gloo" not in str(dist.get_backend_config()):
+        raise InputError("shard=True after a training without it in these processes; give shard=True from the first on")
     if int(os.environ.get("WORLD_SIZE", 1)) < 2 or dist.is_initialized():
         return
     store, number, count = next(rendezvous("env://"))

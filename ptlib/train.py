@@ -61,9 +61,9 @@ def finetune(
     training is more than one device holds: each process keeps its share of weights, gradients and moments on the
     device, and puts a block's weights together there while it computes. The model itself stays on the CPU.
 
-    Raises FloatingPointError when the loss is no longer finite; the model then has the best weights before that, if an
-    epoch was scored. InputError where memory runs out, and where what lies in `resume` was begun with other stages,
-    data, weights or code.
+    Raises FloatingPointError when the loss is no longer finite; the model then has the best weights before that (of
+    shares, in the first process), if an epoch was scored. InputError where memory runs out, and where what lies in
+    `resume` was begun with other stages, data, weights or code.
     """
     if not stages:
         raise InputError("there is no stage to run; give at least one, or epochs above 0")

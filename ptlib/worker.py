@@ -115,6 +115,8 @@ def main() -> None:
         _tell(folder / "error.json", error)
         raise
     together.leave()
+    sys.stdout.flush()
+    os._exit(0)  # all is saved, and the interpreter's end may meet what of the group still lives, and abort
 
 
 def _say(line: str) -> None:

@@ -251,7 +251,7 @@ def test_what_is_not_finite_never_becomes_a_prediction(
     kind: str, value: float, trained: dict[str, tuple[pt.Model, pt.Task]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, task = trained[kind]
-    for name in ("CPU_PIXELS", "CPU_TOKENS"):  # all at once, so that one of all is spoilt
+    for name in ("CPU_PIXELS", "CPU_TOKENS", "EVAL_TOKENS"):  # all at once, so that one of all is spoilt
         monkeypatch.setattr(prediction, name, 10**9)
     last = [m for m in model.head.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)][-1]
 

@@ -57,7 +57,12 @@ def cases(folder: Path) -> dict[str, Case]:
         "texts": (still(pt.build_model(words, texts)), texts, [FULL, low], {}),
         "bf16": (still(pt.build_model(words, texts)), texts, [FULL], {"precision": "bf16"}),
         "maps": (pt.build_model(pt.load_checkpoint(f"random/{SMALL}"), maps), maps, [plain], {}),
-        "head": (pt.build_model(detector, boxes, 96), boxes, [replace(plain, trainable=("head",), l2_sp=0.1)], {}),
+        "head": (
+            pt.build_model(detector, boxes, 96),
+            boxes,
+            [replace(plain, trainable=("head",), l2_sp=0.1)],
+            {"accumulate": 9},
+        ),
         "boxes": (pt.build_model(detector, boxes, 96), boxes, [plain], {"keep": "last"}),
     }
 

@@ -178,7 +178,7 @@ def test_repeated_texts_count_once_in_scores_and_odd_ones_are_read(folder: str) 
     again = Split("train", Texts([*task.train.inputs] * 2), task.train.targets.repeat(2),
                   [*task.train.ids, *(f"again/{i}" for i in task.train.ids)])  # fmt: skip
     once, twice = (pt.rank([folder], t, ["log_me"], log=silent) for t in (task, replace(task, train=again)))
-    assert once.rows[folder]["log_me"] == pytest.approx(twice.rows[folder]["log_me"], abs=1e-4)
+    assert once.rows[folder]["log_me"] == pytest.approx(twice.rows[folder]["log_me"], abs=1e-3)
 
 
 @pytest.mark.parametrize("holds", ["texts", "images", "labels"])

@@ -75,7 +75,7 @@ class Detector(nn.Module):
         head.num_columns = n
 
 
-@dataclass(init=False, eq=False, repr=False)  # its fields are what is looked through for tensors
+@dataclass(init=False, eq=False, repr=False)  # FSDP looks through its fields for tensors
 class Output:
     """What a torchvision detector makes of a batch: it knows its loss and its boxes. Boxes are found at once where no
     gradient is asked for."""
