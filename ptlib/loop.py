@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import time
@@ -15,6 +16,7 @@ from ptlib import together
 from ptlib.core import Task
 from ptlib.data.batches import fetch, resident, shuffled
 from ptlib.errors import InputError
+from ptlib.folding import folded
 from ptlib.head import fit_head
 from ptlib.kinds import dense_kind_of, kind_of
 from ptlib.lora import adapted, plain_state
@@ -142,7 +144,8 @@ class Loop:
             order = shuffled(inputs, steps_per_epoch, generator(*key, "order", epoch))
             first = self.at[2]
             self.total = self.total if first else torch.zeros((), device=self.device)
-            with self.clock("train head" if cached else "train"):
+            may_fold = contextlib.nullcontext() if cached or self.compile else folded(self.model, inputs, self.device)
+            with self.clock("train head" if cached else "train"), may_fold:
                 for i, x in enumerate(fetch(inputs, order[first:], self.device), first):
                     self.place.passing(self.state)
                     done = (epoch - 1) * steps_per_epoch + i

@@ -35,6 +35,7 @@ class Model(nn.Module):
     """
 
     layout = torch.channels_last  # of the images that the backbone sees, and of its weights
+    foldable: list[tuple[str, str]] | None = None  # what `ptlib.folding` has found of the backbone
     _scale: Tensor
     _shift: Tensor
 

@@ -18,6 +18,7 @@ from ptlib.arrays import as_array
 from ptlib.core import Split, Task
 from ptlib.data.batches import batched, fetch, resident
 from ptlib.errors import InputError
+from ptlib.folding import folded
 from ptlib.kinds import DenseKind, dense_kind_of, kind_called
 from ptlib.models import Model, check_kind
 from ptlib.results import Predictions, refuse_unless
@@ -142,7 +143,7 @@ def forward(
     n, at, outputs, finite = sum(map(len, mine)), 0, None, None
     if len(mine) < len(shares[0]) and any(map(is_share, model.parameters())):  # nobody computes shares alone
         mine = [*mine, mine[0]]
-    with autocast(device, precision):
+    with folded(model, inputs, device), autocast(device, precision):
         for x in fetch(resident(inputs, device), mine, device):
             canvas, x = x.shape[1:3], model.preprocess(x)
             said = part(x)

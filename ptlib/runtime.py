@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -84,8 +86,19 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+@functools.cache
+def keep_memory() -> None:
+    """Let glibc keep up to 2 GiB that tensors have left, for the next ones: else it gives the memory of large ones back
+    to the system and asks for it anew, page by page, at every step."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.system() == "Linux" else None
+    for parameter, most in ((-1, 2**31 - 1), (-3, 2**30)) if mallopt else ():  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        mallopt(parameter, most)
+
+
 def place(model: torch.nn.Module, device: torch.device) -> None:
     """Move a model to the device, convolutions in channels-last order: faster on CPUs and GPUs alike."""
+    if device.type == "cpu":
+        keep_memory()
     model.to(device=device)
     model.to(memory_format=torch.channels_last)
 

@@ -35,7 +35,7 @@ FLOORS = [
      "outliers"],
     ["wheels", "corruptions", "data", "networks", "dense", "kinds", "pretext", "weights", "language", "architectures",
      "checkpoints", "models"],
-    ["together", "sharding", "tracking", "prediction", "head", "lora", "step", "resume", "loop", "worker", "train",
+    ["together", "sharding", "tracking", "folding", "prediction", "head", "lora", "step", "resume", "loop", "worker", "train",
      "rates", "runs", "comparable", "similarity", "pretraining", "transfers", "words", "attribution"],
     ["report", "comparison", "decisions", "diagnosis", "selection", "shift", "plots", "verification", "page", "card",
      "publishing", "listing", "sweep", "cli"],
