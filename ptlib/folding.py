@@ -33,19 +33,20 @@ def folded(model: Model, inputs: Any, device: torch.device) -> Iterator[None]:
     try:
         for convolution, norm in _pairs(model, inputs) if device.type == "cpu" else ():
             if not (norm.training or convolution._forward_hooks or "forward" in convolution.__dict__):
-                convolution.forward, norm.forward = _folded(convolution, norm)  # type: ignore[method-assign]
+                convolution.__dict__["forward"], norm.__dict__["forward"] = _folded(convolution, norm)
                 patched += convolution, norm
         yield
     finally:
         for module in patched:
-            del module.forward
+            del module.__dict__["forward"]
 
 
 def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Callable[[Tensor], Tensor], ...]:
     """What the two compute from now on."""
-    own, plain, act = convolution._parameters, convolution.forward, getattr(norm, "act", nn.Identity())
-    weight, bias, mean = own["weight"], own["bias"], cast(Tensor, norm.running_mean)
-    by_std = (cast(Tensor, norm.running_var) + norm.eps).rsqrt()
+    own: dict[str, Any] = convolution._parameters
+    weight, bias, plain, act = own["weight"], own["bias"], convolution.forward, getattr(norm, "act", nn.Identity())
+    mean, var = cast("list[Tensor]", [norm.running_mean, norm.running_var])
+    by_std = (var + norm.eps).rsqrt()
 
     def fold() -> dict[str, Any]:
         scale = norm.weight * by_std

@@ -90,9 +90,10 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 def keep_memory() -> None:
     """Let glibc keep up to 2 GiB that tensors have left, for the next ones: else it gives the memory of large ones back
     to the system and asks for it anew, page by page, at every step."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.system() == "Linux" else None
-    for parameter, most in ((-1, 2**31 - 1), (-3, 2**30)) if mallopt else ():  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-        mallopt(parameter, most)
+    library: Any = ctypes.CDLL(None) if platform.system() == "Linux" else None
+    if hasattr(library, "mallopt"):
+        library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        library.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
 
 
 def place(model: torch.nn.Module, device: torch.device) -> None:

@@ -40,7 +40,7 @@ from torch.nn import functional as F
 from ptlib import Model, Split, Stage, Task, build_model, finetune, load_checkpoint, load_task
 from ptlib.files import text_table
 from ptlib.prediction import affordable_batch
-from ptlib.runtime import choose_device, place
+from ptlib.runtime import choose_device
 from tests.benchmarks import Line, in_turns
 from tests.benchmarks.peers import EVAL_BATCH, LR, PEERS, WEIGHT_DECAY, Job, Watch, ready
 
@@ -178,7 +178,7 @@ def measure(way: str, name: str, data: str, asked: Size) -> Found:
     """One way in this process."""
     task = read(data, asked)
     model = build_model(load_checkpoint(MODELS[name]), task, SIDE)
-    place(model, choose_device("cpu"))
+    model.to(memory_format=torch.channels_last)
     model.eval()  # a batch to warm up leaves BatchNorm as it is
     model(model.preprocess(task.train.inputs[:BATCH])).sum().backward()
     model.zero_grad()
