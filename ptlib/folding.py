@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from ptlib.convolutions import faster
 from ptlib.models import Model
 from ptlib.networks import is_batchnorm
 from ptlib.sharding import is_share
@@ -56,8 +57,13 @@ def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Callable[[Ten
     learning = any(p is not None and p.requires_grad for p in (weight, bias, norm.weight, norm.bias))
     fixed = None if learning and torch.is_grad_enabled() else fold()
 
+    other_way = faster(convolution)
+
     def convolve(x: Tensor) -> Tensor:
-        own.update(fixed or fold())
+        now = fixed or fold()
+        if other_way:
+            return other_way(x, now["weight"], now["bias"])
+        own.update(now)
         try:
             return plain(x)
         finally:

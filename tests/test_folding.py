@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ptlib import Model, build_model, load_checkpoint
+from ptlib.convolutions import faster
 from ptlib.folding import folded
 
 CPU = torch.device("cpu")
@@ -91,6 +96,37 @@ class Odd(nn.Module):
         x = self.norms[3](self.standardized(x))
         x = self.norms[4](self.between(x).relu_())
         return torch.cat([self.norms[5](self.last(x)).mean((2, 3)), self.last(x).mean((2, 3))], 1)
+
+
+@pytest.mark.parametrize("learning", [True, False])
+@pytest.mark.parametrize("make", [nn.Conv2d, Conv2dSame])
+@pytest.mark.parametrize("shape", [(6, 8), (7, 9), (6, 9), (1, 2)])
+def test_convolutions_the_other_way(make: Any, shape: tuple[int, int], learning: bool) -> None:
+    tried = 0
+    for size, step, groups, bias in itertools.product((1, 2, 3, 4, 5, 7), (1, 2, 3), (1, 2, 6), (True, False)):
+        padding = {} if make is Conv2dSame else {"padding": size // 2}
+        layer = make(6, 6, size, step, groups=groups, bias=bias, **padding).double()
+        layer.requires_grad_(learning)
+        if (way := faster(layer)) is None:
+            continue
+        tried += 1
+        x = torch.randn(2, 6, *shape, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+        x.requires_grad_()
+        asked = [x, *(p for p in layer.parameters() if learning)]
+        found = []
+        for said in (layer(x), way(x, layer.weight, layer.bias)):
+            found.append([said, *torch.autograd.grad(said.square().sum(), asked)])
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+    assert tried == (22 if make is Conv2dSame else 12)
+
+
+def test_convolutions_that_are_left() -> None:
+    for how in ({"groups": 1}, {"dilation": 2}, {"padding": 1}, {"padding_mode": "circular"}, {"kernel_size": (5, 3)},
+                {"out_channels": 12}, {"stride": (1, 2)}):  # fmt: skip
+        asked: dict[str, Any] = {"in_channels": 6, "out_channels": 6, "kernel_size": 5, "padding": 2, "groups": 6, **how}
+        assert faster(nn.Conv2d(**asked)) is None, how
+    assert faster(nn.Conv2d(6, 6, 5, padding=2, groups=6)) is not None
 
 
 def test_what_others_read_too_is_left() -> None:

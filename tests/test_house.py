@@ -35,8 +35,9 @@ FLOORS = [
      "outliers"],
     ["wheels", "corruptions", "data", "networks", "dense", "kinds", "pretext", "weights", "language", "architectures",
      "checkpoints", "models"],
-    ["together", "sharding", "tracking", "folding", "prediction", "head", "lora", "step", "resume", "loop", "worker",
-     "train", "rates", "runs", "comparable", "similarity", "pretraining", "transfers", "words", "attribution"],
+    ["together", "sharding", "tracking", "convolutions", "folding", "prediction", "head", "lora", "step", "resume",
+     "loop", "worker", "train", "rates", "runs", "comparable", "similarity", "pretraining", "transfers", "words",
+     "attribution"],
     ["report", "comparison", "decisions", "diagnosis", "selection", "shift", "plots", "verification", "page", "card",
      "publishing", "listing", "sweep", "cli"],
 ]  # fmt: skip
@@ -65,7 +66,7 @@ def test_imports_point_down() -> None:
 def test_files_stay_readable() -> None:
     lines = {p: len(p.read_text().splitlines()) for p in (ROOT / "ptlib").rglob("*.py")}
     assert max(lines.values()) <= 300, max(lines, key=lambda p: lines[p])
-    assert sum(lines.values()) < 21_300
+    assert sum(lines.values()) < 21_400
 
 
 def test_import_is_quick_beside_torch() -> None:
