@@ -49,6 +49,8 @@ class Model(nn.Module):
 
     def _set_up(self) -> None:
         preprocessing = self.preprocessing
+        if preprocessing.flips and not getattr(self.head, "mirrors", getattr(self.head, "kind", "") != "detection"):
+            raise InputError(f"boxes of {self.checkpoint.name} can't be averaged over mirror images; leave flips out")
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
         self.register_buffer("_scale", 1 / (255 * std), persistent=False)
         self.register_buffer("_shift", -mean / std, persistent=False)
@@ -62,7 +64,10 @@ class Model(nn.Module):
         return next(layer.in_features for layer in self.head.modules() if isinstance(layer, nn.Linear))
 
     def fed(self, **changes: Any) -> Self:
-        """The same network, its weights shared, with another preprocessing: fields of `Preprocessing`."""
+        """The same network, its weights shared, with another preprocessing: fields of `Preprocessing`.
+
+        InputError for `flips` of a torchvision detector.
+        """
         return type(self)(self.backbone, self.head, replace(self.preprocessing, **changes), self.checkpoint)
 
     def read(self, inputs: Any) -> Any:

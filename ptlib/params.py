@@ -176,6 +176,7 @@ VOCABULARY: dict[str, Any] = {
     "n_val": _optional(_Size),
     "n_test": _optional(_Size),
     "augment": _optional(_list_of(Literal[AUGMENTATIONS])),
+    "flips": _list_of(Literal["flip", "upside-down"]),
     "run": _optional(_Text),
     "runs": _optional(_list_of(_Text, 2)),
     "checkpoints": _optional(_list_of(Annotated[_Text, AfterValidator(_checkpoint)], 2)),

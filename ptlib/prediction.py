@@ -20,6 +20,7 @@ from ptlib.data.batches import batched, fetch, resident
 from ptlib.errors import InputError
 from ptlib.folding import folded
 from ptlib.kinds import DenseKind, dense_kind_of, kind_called
+from ptlib.mirrors import over_mirrors
 from ptlib.models import Model, check_kind
 from ptlib.results import Predictions, refuse_unless
 from ptlib.runtime import autocast, choose_device, choose_precision, place, to_device
@@ -55,11 +56,12 @@ def predict(
     how = (where, choose_precision(precision, where, model), batch_size)
     if kind:
         try:
-            return kind.predictions(forward(model, model, split.inputs, *how, kept=kind.kept), split, task)
+            said = forward(model, over_mirrors(model), split.inputs, *how, kept=kind.kept)
+            return kind.predictions(said, split, task)
         except NotFinite as e:
             refuse_unless(e.finite, split.ids, split.name)
             raise
-    return of_logits(forward(model, model, split.inputs, *how), split, task)
+    return of_logits(forward(model, over_mirrors(model), split.inputs, *how), split, task)
 
 
 def of_logits(logits: Tensor, split: Split, task: Task) -> Predictions:
@@ -217,16 +219,16 @@ def cost(
     where = choose_device(device)
     place(model, where)
     chosen, few = choose_precision(precision, where, model), split.inputs[:images]
-    seconds, kept, one = [], _kept_by(model), few[:1]
+    seconds, said, kept, one = [], over_mirrors(model), _kept_by(model), few[:1]
     if isinstance(few, Texts):
         half = int(model.read(few).lengths.argsort(stable=True)[len(few) // 2])
         one = few[half : half + 1]
     for _ in range(1 + repeats):
         start = time.perf_counter()
-        forward(model, model, few, where, chosen, kept=kept).cpu()
+        forward(model, said, few, where, chosen, kept=kept).cpu()
         seconds.append(time.perf_counter() - start)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused attention counts as nothing
-        forward(model, model, one, where, chosen, kept=kept)
+        forward(model, said, one, where, chosen, kept=kept)
     parameters = sum(p.numel() for p in model.parameters())
     return {
         "parameters": parameters,

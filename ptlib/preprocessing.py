@@ -18,7 +18,8 @@ class Preprocessing:
     """How a checkpoint wants its images: side in pixels, per-channel mean and std of values in 0..1, resampling.
 
     Images become squares of `size`; with `keep_aspect` they keep their shape, and `size` is the longer side's.
-    `antialias` smooths what is made smaller, as Pillow does; without it images are sampled as older code did.
+    `antialias` smooths what is made smaller, as Pillow does; without it images are sampled as older code did. With
+    `flips` ("flip", "upside-down") what is predicted of an image is the mean over its mirror images.
     """
 
     size: int
@@ -28,6 +29,7 @@ class Preprocessing:
     crop: float = 1.0
     antialias: bool = True
     keep_aspect: bool = False
+    flips: tuple[str, ...] = ()
 
     def example(self, n: int) -> Tensor:
         """`n` blank images: what a network is measured with."""
@@ -35,9 +37,13 @@ class Preprocessing:
 
     def said(self) -> str:
         """For a table."""
-        return f"{self.interpolation}, mean {_short(self.mean)}, std {_short(self.std)}"
+        over = f", mean over {', '.join(self.flips)}" if self.flips else ""
+        return f"{self.interpolation}, mean {_short(self.mean)}, std {_short(self.std)}{over}"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "flips", tuple(self.flips))
+        if set(self.flips) - {"flip", "upside-down"} or len(set(self.flips)) < len(self.flips):
+            raise ValueError(f"flips are {list(self.flips)}; they may be flip and upside-down, each once")
         if not 1 <= self.size <= 16384 or not 0 < self.crop <= 1 or self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(
                 f"size {self.size} must lie in 1..16384, crop {self.crop} in 0..1, and interpolation "

@@ -35,9 +35,9 @@ FLOORS = [
      "outliers"],
     ["wheels", "corruptions", "data", "networks", "dense", "kinds", "pretext", "weights", "language", "architectures",
      "checkpoints", "models"],
-    ["together", "sharding", "tracking", "convolutions", "folding", "prediction", "head", "lora", "step", "resume",
-     "loop", "worker", "train", "rates", "runs", "comparable", "similarity", "pretraining", "transfers", "words",
-     "attribution"],
+    ["together", "sharding", "tracking", "convolutions", "folding", "mirrors", "prediction", "head", "lora", "step",
+     "resume", "loop", "worker", "train", "rates", "runs", "comparable", "similarity", "pretraining", "transfers",
+     "words", "attribution"],
     ["report", "comparison", "decisions", "diagnosis", "selection", "shift", "plots", "verification", "page", "card",
      "publishing", "listing", "sweep", "cli"],
 ]  # fmt: skip

@@ -32,6 +32,25 @@ class Said(NamedTuple):
     points: Tensor
     strides: Tensor
 
+    @staticmethod
+    def mean(said: Sequence[Said]) -> Said:
+        """What several have said of the same places, logits averaged."""
+        logits, sides = (torch.stack([getattr(s, name) for s in said]).mean(0) for name in ("logits", "sides"))
+        return said[0]._replace(logits=logits, sides=sides)
+
+    def mirrored(self, dims: Sequence[int], shape: Sequence[int]) -> Said:
+        """The same said of the mirror image: of images (B, C, H, W), the last two `shape`, mirrored along `dims`."""
+        rows, start = [], 0
+        for stride in STRIDES:
+            height, width = (n // stride for n in shape)
+            n = height * width
+            rows.append(torch.arange(start, start + n).view(height, width).flip([d - 2 for d in dims]).flatten())
+            start += n
+        order = torch.cat(rows).to(self.logits.device)
+        sides = [2, 1, 0, 3] if 3 in dims else [0, 1, 2, 3]
+        sides = [sides[i] for i in (0, 3, 2, 1)] if 2 in dims else sides
+        return self._replace(logits=self.logits[:, order], sides=self.sides[:, order][:, :, sides])
+
     @property
     def boxes(self) -> Tensor:
         """x1, y1, x2, y2 in pixels, (B, P, 4)."""
@@ -129,6 +148,7 @@ class FCOS(nn.Module):
     """The head: a pyramid over maps of strides 8, 16 and 32, two towers shared by its levels, a class layer."""
 
     kind = "detection"
+    mirrors = True  # what it says of mirror images can be averaged
 
     def __init__(self, channels: Sequence[int], n_classes: int, width: int = 64, depth: int = 2):
         super().__init__()
