@@ -64,10 +64,7 @@ class Model(nn.Module):
         return next(layer.in_features for layer in self.head.modules() if isinstance(layer, nn.Linear))
 
     def fed(self, **changes: Any) -> Self:
-        """The same network, its weights shared, with another preprocessing: fields of `Preprocessing`.
-
-        InputError for `flips` of a torchvision detector.
-        """
+        """The same network, weights shared, fed otherwise (fields of `Preprocessing`); InputError where it can't be."""
         return type(self)(self.backbone, self.head, replace(self.preprocessing, **changes), self.checkpoint)
 
     def read(self, inputs: Any) -> Any:
