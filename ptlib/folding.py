@@ -20,7 +20,9 @@ from ptlib.models import Model
 from ptlib.networks import is_batchnorm
 from ptlib.sharding import is_share
 
-CONVOLUTIONS, NORMS = ("Conv2d", "Conv2dSame"), ("BatchNorm2d", "BatchNormAct2d")  # PyTorch's, and timm's
+# Of these classes alone, not of what others derive from them, is known what they compute.
+CONVOLUTIONS = ("torch.nn.modules.conv.Conv2d", "timm.layers.conv2d_same.Conv2dSame")
+NORMS = ("torch.nn.modules.batchnorm.BatchNorm2d", "timm.layers.norm_act.BatchNormAct2d")
 
 
 @contextlib.contextmanager
@@ -98,9 +100,10 @@ def _foldable(network: nn.Module, x: Tensor) -> list[tuple[str, str]]:
 
     modes, handles = [(module, module.training) for module in network.modules()], []
     for path, module in network.named_modules():
-        if type(module).__name__ in CONVOLUTIONS and "weight" in module._parameters:
+        which = f"{type(module).__module__}.{type(module).__qualname__}"
+        if which in CONVOLUTIONS and "weight" in module._parameters:
             handles.append(module.register_forward_hook(convolved(path)))
-        if type(module).__name__ in NORMS and module.affine and module.track_running_stats:
+        if which in NORMS and module.affine and module.track_running_stats:
             handles.append(module.register_forward_pre_hook(normed(path)))
     try:
         ends = [t.grad_fn for t in tree_leaves(network.eval()(x.detach().requires_grad_())) if isinstance(t, Tensor)]

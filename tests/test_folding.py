@@ -77,14 +77,14 @@ def test_the_same_function_and_gradients(name: str, n: int) -> None:
 class Odd(nn.Module):
     """Convolutions that must be left as they are, each for another reason, and one that need not."""
 
-    class Standardized(nn.Conv2d):
+    class Conv2d(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
             return F.conv2d(x, self.weight / self.weight.std(), None, 1, 1)
 
     def __init__(self) -> None:
         super().__init__()
         self.plain, self.shared, self.twice = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
-        self.standardized = self.Standardized(3, 3, 3, bias=False)
+        self.standardized = self.Conv2d(3, 3, 3, bias=False)
         self.between, self.last = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
         self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(6))
 
