@@ -24,7 +24,7 @@ class Counts(NamedTuple):
 
 
 def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
-    """Counts int64 (C, C): row is the target, column the prediction.
+    """Counts (C, C), int64, or int32 where there are over a million cells: row is the target, column the prediction.
 
     ValueError if the lengths differ, an array is empty or not of integers, or a label lies outside 0..C-1.
 
@@ -44,9 +44,9 @@ def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, n_classes: int)
         if labels.min() < 0 or labels.max() >= n_classes:
             raise ValueError(f"{name} run from {labels.min()} to {labels.max()}; they must lie in 0..{n_classes - 1}")
     cells = targets.astype(np.int64) * n_classes + predicted.astype(np.int64)
-    if n_classes**2 <= len(cells):
+    if n_classes**2 <= max(len(cells), 2**20):
         return np.bincount(cells, minlength=n_classes**2).reshape(n_classes, n_classes)
-    matrix = np.zeros((n_classes, n_classes), np.int64)  # what stays 0 takes no memory
+    matrix = np.zeros((n_classes, n_classes), np.int32 if len(cells) < 2**31 else np.int64)  # half of the memory
     found, counts = np.unique(cells, return_counts=True)
     matrix.reshape(-1)[found] = counts
     return matrix
@@ -69,7 +69,8 @@ def counts_of(confusion: np.ndarray | Counts) -> Counts:
     if isinstance(confusion, Counts):
         return confusion
     confusion = np.asarray(confusion)
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1).copy()  # which would hold the whole matrix in memory
+    # A copy, as a view would hold the whole matrix in memory; and int32 is too narrow for products of counts.
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.result_type(confusion, np.int64))
     return Counts(hits, confusion.sum(-1), confusion.sum(-2), confusion.sum((-2, -1)))
 
 
