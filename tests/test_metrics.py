@@ -54,18 +54,6 @@ def quietly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 @settings(max_examples=150, deadline=None)
 @given(labels())
-def test_a_confusion_matrix_of_many_classes_counts_as_one_of_few() -> None:
-    rng = np.random.default_rng(0)
-    targets, said = rng.integers(0, 40, (2, 5000))
-    few, many = (m.confusion_matrix(targets, said, n) for n in (40, 1100))
-    assert (few.dtype, many.dtype) == (np.int64, np.int32)
-    assert np.array_equal(many[:40, :40], few)
-    assert many.sum() == 5000
-    for a, b in zip(m.counts_of(few), m.counts_of(many[:40, :40]), strict=True):
-        assert np.array_equal(a, b)
-        assert a.dtype == b.dtype
-
-
 def test_confusion_metrics_equal_scikit_learns_where_both_are_defined(data: Labels) -> None:
     y, z, c = data
     names = list(range(c))
@@ -320,3 +308,15 @@ def test_bad_labels_are_refused(y: list[int], z: list[int], c: int) -> None:
 def test_what_makes_no_sense_is_refused(call: Callable[[], object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_a_confusion_matrix_of_many_classes_counts_as_one_of_few() -> None:
+    rng = np.random.default_rng(0)
+    targets, said = rng.integers(0, 40, (2, 5000))
+    few, many = (metrics.confusion_matrix(targets, said, n) for n in (40, 1100))
+    assert (few.dtype, many.dtype) == (np.int64, np.int32)
+    assert np.array_equal(many[:40, :40], few)
+    assert many.sum() == 5000
+    for a, b in zip(metrics.counts_of(few), metrics.counts_of(many[:40, :40]), strict=True):
+        assert np.array_equal(a, b)
+        assert a.dtype == b.dtype
