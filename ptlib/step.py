@@ -232,8 +232,11 @@ def set_mode(model: Model, stage: Stage, names: Sequence[str]) -> None:
 
 
 @torch.no_grad()
-def measure_statistics(model: Model, names: Sequence[str], inputs: Tensor, device: torch.device, n: int = 2048) -> None:
-    """BatchNorm's statistics of these very weights, over `n` images at most (precise BN; Wu and Johnson 2021).
+def measure_statistics(
+    model: Model, names: Sequence[str], inputs: Tensor, device: torch.device, n: int | None = None
+) -> None:
+    """BatchNorm's statistics of these very weights, over `n` images at most (precise BN; Wu and Johnson 2021): half of
+    them, yet no fewer than 512 and no more than 2,048.
 
     The running averages lag behind weights that move fast: after a few dozen steps they describe another network.
     """
@@ -241,6 +244,7 @@ def measure_statistics(model: Model, names: Sequence[str], inputs: Tensor, devic
     norms = [module for path, module in model.named_modules() if path in owners and is_batchnorm(module)]
     if not norms:
         return
+    n = n or min(2048, max(512, len(inputs) // 2))
     rows = torch.randperm(len(inputs), generator=generator("batchnorm statistics"))[:n]
     momenta = [norm.momentum for norm in norms]
     model.eval()

