@@ -29,9 +29,9 @@ from ptlib.texts import Texts, Tokens
 
 EVAL_BATCH = 128
 EVAL_TOKENS = EVAL_BATCH * 7**2
-# Pixels, or tokens, that a CPU's core looks at at once: with a fourth of the pixels it takes up to a third longer, for
-# every call has its price and reads all weights; with four times as many of either, up to a fifth. Two cores, ResNet-18,
-# EfficientNet-Lite0, MiniLM.
+# Pixels, or tokens, that a CPU's core looks at at once. With a fourth of the pixels it takes up to a third longer, as
+# every call has its price and reads all weights; with four times as many of either up to a fifth. Measured on two
+# cores, on EfficientNet-Lite0, ResNet-18 and MiniLM.
 CPU_PIXELS, CPU_TOKENS = 10 * 224**2, 512
 
 
