@@ -32,8 +32,6 @@ def by_slice(predictions: Predictions, by: str | Sequence[Any]) -> Any:
     """
     import pandas as pd
 
-    if predictions.multilabel:
-        raise InputError("slices are of one label an example; look at report.per_class for several")
     names, index = _slices(predictions, by)
     right = predictions.predicted == predictions.targets
     rows = []
@@ -50,6 +48,9 @@ def by_slice(predictions: Predictions, by: str | Sequence[Any]) -> Any:
 
 
 def _slices(p: Predictions, by: str | Sequence[Any]) -> tuple[list[str], np.ndarray]:
+    if not isinstance(p, Predictions) or p.multilabel:
+        other = "several" if isinstance(p, Predictions) else f"{p.kind}, or compare such runs by ap50 or mean_iou"
+        raise InputError(f"slices are of one label an example; look at report.per_class for {other}")
     if not isinstance(by, str):
         if len(by) != len(p):
             raise InputError(f"{len(by)} values for {len(p)} examples; one for each is needed")
@@ -151,8 +152,6 @@ def worst_slice(predictions: Predictions, by: str | Sequence[Any], level: float 
     that holds all of them at once (Bonferroni), and the interval reaches from their least lower to their least upper
     end: the lowest true accuracy lies in it whichever slice has it.
     """
-    if predictions.multilabel:
-        raise InputError("slices are of one label an example; look at report.per_class for several")
     names, index = _slices(predictions, by)
     right = predictions.predicted == predictions.targets
     groups = np.unique(index)

@@ -36,12 +36,12 @@ def folded(model: Model, inputs: Any, device: torch.device) -> Iterator[None]:
     try:
         for convolution, norm in _pairs(model, inputs) if device.type == "cpu" else ():
             if not (norm.training or convolution._forward_hooks or "forward" in convolution.__dict__):
-                convolution.__dict__["forward"], norm.__dict__["forward"] = _folded(convolution, norm)
                 patched += convolution, norm
+                convolution.__dict__["forward"], norm.__dict__["forward"] = _folded(convolution, norm)
         yield
     finally:
         for module in patched:
-            del module.__dict__["forward"]
+            module.__dict__.pop("forward", None)
 
 
 def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Callable[[Tensor], Tensor], ...]:
@@ -65,8 +65,8 @@ def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Callable[[Ten
         now = fixed or fold()
         if other_way:
             return other_way(x, now["weight"], now["bias"])
-        own.update(now)
         try:
+            own.update(now)
             return plain(x)
         finally:
             own.update(weight=weight, bias=bias)

@@ -152,7 +152,7 @@ class Loop:
                     rows = to_device(order[i], self.device)
                     draws = generator(*key, "step", epoch, i)
                     y = self.targets["train"]
-                    y = y[rows] if y.device == rows.device else y[order[i]].to(self.device)
+                    y = y[rows] if y.device == rows.device else to_device(y[order[i]], self.device)
                     if not cached:
                         x, y = self.kind.prepare(self.model, x, y, augmentations, draws, self.task.n_classes)
                     progress = (done + 0.5) / (stage.epochs * steps_per_epoch)
@@ -171,7 +171,7 @@ class Loop:
                 with self.place.whole():
                     self._note(stage, epoch, loss, {}, rate, seconds)
                 continue
-            with step.averaged():
+            with step.averaged(self.place.whole):
                 if stage.batchnorm == "train" and not head_only:
                     with self.clock("batchnorm statistics"), autocast(self.device, self.precision):
                         measure_statistics(self.model, names, self.task.train.inputs, self.device)
@@ -221,7 +221,7 @@ class Loop:
         self, stage: Stage, epoch: int, loss: float, scores: Mapping[str, float], rate: float, seconds: float
     ) -> dict[str, Any]:
         """A row of the history, and a line of the log."""
-        row: dict[str, Any] = {"stage": stage.name, "epoch": epoch, "train_loss": loss}
+        row: dict[str, Any] = {"stage": stage.name, "epoch": epoch, "train_loss": loss if epoch else None}
         row |= {f"val_{name}": value for name, value in scores.items()}
         row |= {"examples_per_s": rate, "seconds": seconds}
         self.rows.append(row)

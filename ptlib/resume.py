@@ -144,8 +144,10 @@ class Place:
             return
 
         def told(number: int, frame: FrameType | None) -> None:
-            if self._told:  # told twice: at once, and what was saved before is what there is
+            if self._told and number == signal.SIGINT:  # at once, and what was saved before is what there is
                 raise KeyboardInterrupt
+            if self._told:  # schedulers and torchrun both tell whole groups of processes
+                return
             self._told = number
             if not self._holds and not self.shared:
                 raise Stopped(number)

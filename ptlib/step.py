@@ -153,8 +153,9 @@ class Step:
                 self.optimizer.state[p][what] = value.to(p.device) if what == "step" else share_like(value, p)
 
     @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        """A context in which the model has the averaged weights, if there are any."""
+    def averaged(self, whole: Callable[[], contextlib.AbstractContextManager[None]]) -> Iterator[None]:
+        """A context in which the model has the averaged weights, if there are any; they are put back within `whole`, a
+        context that nothing interrupts."""
         if not self.average:
             yield
             return
@@ -164,7 +165,8 @@ class Step:
                 self._set(self.average)
                 yield
             finally:
-                self._set(held)
+                with whole():
+                    self._set(held)
 
     def _set(self, values: Sequence[Tensor]) -> None:
         for p, value in zip(self.parameters, values, strict=True):

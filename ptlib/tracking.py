@@ -9,10 +9,11 @@ import contextlib
 import importlib.util
 import json
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ptlib.errors import InputError
 from ptlib.folders import UNFINISHED
@@ -41,23 +42,33 @@ def tracked(training: Path | None) -> Iterator[Track]:
         yield lambda row, count: None
         return
     run = training.parent.name.removesuffix(UNFINISHED)
-    with contextlib.ExitStack() as stack:
-        track: Track | None = stack.enter_context(
+    stack, track = contextlib.ExitStack(), cast("Track | None", None)
+    with _warned(f"{name} takes no rows"):
+        track = stack.enter_context(
             TRACKERS[name](f"{run}/{training.name}", _parameters(training.parent), training.parent.parent / "tracking")
         )
 
-        def note(row: Mapping[str, Any], count: int) -> None:
-            nonlocal track
-            if track is None:
-                return
-            numbers = {k: float(v) for k, v in row.items() if isinstance(v, int | float) and k != "epoch"}
-            try:
-                track(numbers, count)
-            except Exception as e:  # whatever a server or a disk may do
-                warnings.warn(f"{name} takes no more rows: {e}", RuntimeWarning, stacklevel=2)
-                track = None
+    def note(row: Mapping[str, Any], count: int) -> None:
+        nonlocal track
+        asked, track = track, None
+        if asked is not None:
+            with _warned(f"{name} takes no more rows"):
+                asked({k: float(v) for k, v in row.items() if isinstance(v, int | float) and k != "epoch"}, count)
+                track = asked
 
+    try:
         yield note
+    finally:
+        with _warned(f"{name} was not ended"):
+            stack.__exit__(*sys.exc_info())
+
+
+@contextlib.contextmanager
+def _warned(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as e:  # whatever a server or a disk may do
+        warnings.warn(f"{what}: {e}", RuntimeWarning, stacklevel=4)
 
 
 def _parameters(run: Path) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import contextlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
@@ -22,7 +24,7 @@ from ptlib import together
 from ptlib.errors import InputError
 from ptlib.files import write_whole
 
-PATIENCE = 30.0  # seconds that the processes have to save and to leave
+PATIENCE = 30.0  # seconds that the processes have to save and to leave; then torchrun kills them
 
 
 def launch(
@@ -49,16 +51,21 @@ def launch(
                    f"--max-restarts={restarts}", "-m", "ptlib.worker", str(folder)]  # fmt: skip
         around = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         with (folder / "errors.txt").open("w+b") as errors:
-            streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": errors, "text": True}
-            with subprocess.Popen(command, env=around, start_new_session=True, **streams) as process, _relayed():
+            streams: dict[str, Any] = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE) | {"stderr": errors}
+            with (
+                subprocess.Popen(command, env=around, start_new_session=True, text=True, **streams) as process,
+                _relayed(),
+            ):
                 try:
                     _listen(process, log)
                 except BaseException:
                     process.send_signal(signal.SIGTERM)
-                    late = threading.Timer(PATIENCE, process.kill)
+                    late = threading.Timer(1.5 * PATIENCE, process.kill)
                     late.start()
-                    _listen(process, log)
-                    late.cancel()
+                    try:
+                        _listen(process, log)
+                    finally:
+                        late.cancel()
                     raise
             errors.seek(0)
             said = errors.read().decode(errors="replace")
@@ -106,6 +113,7 @@ def _tell(path: Path, error: InputError | FloatingPointError) -> None:
 def main() -> None:
     """Do the job that the launching process left in the folder, which is its own."""
     folder = Path(sys.argv[1])
+    threading.Thread(target=_orphaned, args=(folder,), daemon=True).start()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     # A pickle, but one that this user wrote a moment ago to a folder that only he may write to.
     function, arguments = torch.load(folder / "job.pt", weights_only=False, mmap=True)
@@ -119,8 +127,18 @@ def main() -> None:
     os._exit(0)  # all is saved, and the interpreter's end may meet what of the group still lives, and abort
 
 
+def _orphaned(folder: Path) -> None:
+    """Save and leave once the launching process is gone, and with it the other end of this one's input."""
+    os.read(0, 1)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(PATIENCE)
+    os._exit(1)
+
+
 def _say(line: str) -> None:
-    print(line, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # nobody listens any more: see _orphaned
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -227,6 +227,17 @@ def test_boxes_and_maps_move_with_their_images(names: tuple[str, ...]) -> None:
         assert (z == VOID).any(), "what lies outside an image is void"
 
 
+def test_maps_lie_where_their_images_do() -> None:
+    """Not half a pixel beside them: an image's edge, between pixels, is where it crosses the middle grey."""
+    edges = 32 + torch.arange(64) % 32
+    maps = (torch.arange(96) >= edges[:, None]).to(torch.uint8)[:, None].expand(64, 96, 96).contiguous()
+    x, y = augment_places((maps * 255)[:, None].expand(64, 3, 96, 96), maps, ("zoom",), generator(0))
+    row = x[:, 0, 48].float().where(y[:, 48] != VOID, 0) / 255
+    beside = row.sum(1) - (y[:, 48] == 1).sum(1)  # of a blurred edge the sum is where it was before
+    assert beside.abs().max() <= 0.75
+    assert beside.mean().abs() < 0.1
+
+
 def test_colours_change_and_boxes_stay() -> None:
     task = marked()
     x = task.train.inputs.permute(0, 3, 1, 2)
@@ -293,6 +304,21 @@ def test_the_loss_of_maps_ignores_void() -> None:
     assert logits.grad.isfinite().all()
 
 
+def test_label_smoothing_of_maps_is_by_pixel() -> None:
+    """What a pixel's wrong classes get is weighted as the pixel is, however rare those are, or absent."""
+    g = torch.Generator().manual_seed(0)
+    logits, truth = torch.randn(2, 5, 16, 16, generator=g), torch.randint(0, 3, (2, 16, 16), generator=g)
+    truth[:, :2], truth[:, 2] = VOID, 1
+    known = truth != VOID
+    each = F.cross_entropy(logits, truth.where(known, 0), label_smoothing=0.2, reduction="none")[known]
+    weight = torch.bincount(truth[known]).float().rsqrt()[truth[known]]
+    entropy = (each * weight).sum() / weight.sum()
+    plain = F.cross_entropy(logits, truth.where(known, 0), reduction="none")[known]
+    gained = entropy - (plain * weight).sum() / weight.sum()
+    said = segmentation.loss(logits, truth.to(torch.uint8), 0.2) - segmentation.loss(logits, truth.to(torch.uint8))
+    torch.testing.assert_close(said, gained)
+
+
 @pytest.mark.usefixtures("with_nbval")
 @pytest.mark.parametrize("kind", ["detection", "segmentation"])
 def test_training_is_deterministic_and_a_saved_run_can_be_opened(
@@ -357,6 +383,10 @@ def test_networks_of_torchvision_learn_and_are_saved(name: str, size: int, tmp_p
     same = pt.predict(pt.build_model(loaded, task, own_head=True), task.test, task, "cpu")
     np.testing.assert_allclose(same.scores, said.scores, atol=1e-4)
     assert pt.under_new_head(model, replace(task, class_names=(*task.class_names, "more"))) is not model
+    if name.startswith("faster"):
+        body: Any = model.backbone.body
+        x = torch.zeros(1, 3, size, size)
+        assert list(model(x).maps) == list(body(x)), "regions are pooled from the maps that the weights know"
 
 
 @pytest.mark.usefixtures("with_nbval")

@@ -68,6 +68,11 @@ def test_what_is_decided_at_a_threshold(said: Boxes) -> None:
     assert max(other) <= report[names[2]].value
 
 
+def test_boxes_have_no_slices(said: Boxes) -> None:
+    with pytest.raises(pt.InputError, match="look at report.per_class for detection, or compare such runs by ap50"):
+        pt.by_slice(said, "class")  # type: ignore[arg-type]
+
+
 def test_a_class_without_boxes_is_undefined_and_left_out(said: Boxes) -> None:
     targets, scores = said.targets.copy(), said.scores.copy()
     targets[..., 0][targets[..., 0] == 2] = -1

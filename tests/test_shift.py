@@ -761,6 +761,7 @@ def test_a_run_is_opened_with_its_model_and_data(saved: Path) -> None:
 
 def test_a_run_whose_batchnorm_learned_gets_statistics_of_its_own(saved: Path) -> None:
     model, task, record = runs.reopen(saved)
+    model = model.fed(flips=["flip"])
     stage = Stage("all", epochs=1, batchnorm="train", augment=())
     history = finetune(model, task, [stage], log=lambda line: None, device="cpu", precision="fp32", keep="last")
     test = predict(model, task.test, task, "cpu", "fp32")
@@ -769,6 +770,7 @@ def test_a_run_whose_batchnorm_learned_gets_statistics_of_its_own(saved: Path) -
     _, ways = shift.of_run("learned", device="cpu", precision="fp32", log=lambda line: None)
     assert ways.relearned
     assert ways.probe is not None
+    assert {len(way.preprocessing.flips) for way in ways.models.values()} == {1}, "all see mirror images"
     plain = averaged((ways.probe, ways.models["run"])).state_dict()
     mixed = ways.models["wise-ft"].state_dict()
     assert all(torch.equal(mixed[k], plain[k]) == ("running" not in k) for k in plain if "num_batches" not in k)

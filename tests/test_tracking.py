@@ -117,6 +117,27 @@ def test_a_tracker_that_fails_is_left_out(
 
 
 @pytest.mark.parametrize(
+    ("when", "says"), [("begin", "mlflow takes no rows: no server"), ("end", "was not ended: no server")]
+)
+def test_a_tracker_without_a_server_stops_nothing(
+    when: str, says: str, tiny: Checkpoint, task: Task, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Deaf(Fake):
+        @contextmanager
+        def start_run(self, **how: Any) -> Iterator[None]:
+            if when == "end":
+                yield
+            raise ConnectionError("no server")
+
+    monkeypatch.setitem(sys.modules, "mlflow", Deaf("mlflow"))
+    monkeypatch.setenv("PTLIB_TRACKING", "mlflow")
+    with pytest.warns(RuntimeWarning, match=says):
+        history = small(tiny, task, run)
+    assert len(history.rows) == 3
+    assert small(tiny, task, run).rows == history.rows, "whole, it is taken up and told of no more"
+
+
+@pytest.mark.parametrize(
     ("name", "says"), [("comet", "it must be one of tensorboard"), ("mlflow", "pip install mlflow")]
 )
 def test_a_tracker_that_is_not_there_is_refused_at_the_start(

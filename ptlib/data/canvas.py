@@ -112,8 +112,9 @@ def clipped(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     # Relative to the image: what is narrower has no two edges in float32.
     empty = (kept[:, 2:] - kept[:, :2] <= 1e-6 * edges[:2]).any(axis=1) | (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
     for i in np.flatnonzero(~finite | outside | empty)[:1]:
-        what = "has no area" if empty[i] else f"reaches outside the image of {width} x {height}"
         x1, y1, x2, y2 = boxes[i].tolist()
+        beyond = (x1 < x2 and y1 < y2) and bool(np.atleast_1d(outside)[i])
+        what = f"reaches outside the image of {width} x {height}" if beyond else "has no area"
         corners = f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
         raise ValueError(f"box {i + 1}, from {corners}, {what if finite[i] else 'is not finite'}")
     return np.asarray(kept)

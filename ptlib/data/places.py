@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as v2
 
@@ -26,8 +27,8 @@ LEAST_SEEN = 0.3  # share of a box that must stay in view for it to stay marked
 def augment_places(x: Tensor, y: Tensor, names: Sequence[str], generator: Generator) -> tuple[Tensor, Tensor]:
     """Images (B, 3, H, W) of 0..255 and their boxes (B, M, 7) or label maps (B, H, W), as `Split` has them, augmented.
 
-    A box of which less than 30 % stays in view is no longer marked. InputError for an augmentation that does not move
-    boxes and maps along.
+    A box of which less than 30 % stays in view, or less than a pixel in height or width, is no longer marked.
+    InputError for an augmentation that does not move boxes and maps along.
     """
     check_places(names)
     if "colour" in names:
@@ -87,14 +88,22 @@ def _zoom(sample: tuple[Any, Any], d: Sequence[float], low: float = 0.6, high: f
     if scale >= 1:
         tall, wide = round(height / scale), round(width / scale)
         top, left = round(d[1] * (height - tall)), round(d[2] * (width - wide))
-        crop = (top, left, tall, wide, [height, width])
-        return tuple(v2.resized_crop(part, *crop, antialias=True) for part in sample), height / tall
+        crop = top, left, tall, wide
+        return tuple(_resized(v2.crop(part, *crop), [height, width]) for part in sample), height / tall
     tall, wide = round(height * scale), round(width * scale)
     top, left = round(d[1] * (height - tall)), round(d[2] * (width - wide))
     around = [left, top, width - wide - left, height - tall - top]
-    smaller = (v2.resize(part, [tall, wide], antialias=True) for part in sample)
+    smaller = (_resized(part, [tall, wide]) for part in sample)
     fills = (GREY, VOID)
     return tuple(v2.pad(part, around, fill=fill) for part, fill in zip(smaller, fills, strict=True)), tall / height
+
+
+def _resized(part: Any, size: list[int]) -> Any:
+    """Of height and width `size`; a map by the labels nearest to the centres of pixels, where the image is sampled too:
+    torchvision takes those at their upper left corners."""
+    if isinstance(part, tv_tensors.Mask):
+        return tv_tensors.Mask(F.interpolate(part.as_subclass(Tensor)[None], size, mode="nearest-exact")[0])
+    return v2.resize(part, size, antialias=True)
 
 
 PLACES: dict[str, Callable[..., Any]] = {"flip": _flip, "upside-down": _upside_down, "zoom": _zoom}

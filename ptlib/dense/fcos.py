@@ -74,16 +74,17 @@ class Said(NamedTuple):
         truth = targets[..., 1:5].gather(1, rows[..., None].expand(-1, -1, 4))  # (B, P, 4)
         labels = targets[..., 0].long().clamp_min(0).gather(1, rows)
         wanted = torch.zeros_like(logits).scatter_(2, labels[..., None], (quality * taken)[..., None])
-        total = quality[taken].sum().clamp_min(1)
+        at = taken.nonzero(as_tuple=True)  # once: a GPU is waited for
+        weight = quality[at]
+        total = weight.sum().clamp_min(1)
         focus = (wanted - logits.sigmoid()).abs().square() * free[..., None]
         of_class = (focus * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum()
-        weight = quality[taken]
-        overlap = (generalized_box_iou_loss(boxes[taken], truth[taken]) * weight).sum()
-        points, strides = (v.expand(len(logits), *v.shape)[taken] for v in (self.points, self.strides))
-        reach = torch.cat([points - truth[taken][:, :2], truth[taken][:, 2:] - points], 1) / strides[:, None]
+        overlap = (generalized_box_iou_loss(boxes[at], truth[at]) * weight).sum()
+        points, strides = (v.expand(len(logits), *v.shape)[at] for v in (self.points, self.strides))
+        reach = torch.cat([points - truth[at][:, :2], truth[at][:, 2:] - points], 1) / strides[:, None]
         reach = reach.clamp(0, BINS - 0.01)
         left = reach.floor().long()
-        likely = sides[taken].log_softmax(-1)
+        likely = sides[at].log_softmax(-1)
         share = reach - left
         distances = likely.gather(2, left[..., None])[..., 0] * (1 - share) + likely.gather(2, left[..., None] + 1)[
             ..., 0] * share  # fmt: skip

@@ -85,7 +85,11 @@ class Output:
     def __init__(self, head: Detector, maps: Sequence[Tensor]):
         self.head, self.net = head, head.network
         self.images = ImageList(maps[0], [tuple(maps[0].shape[-2:])] * len(maps[0]))
-        self.maps = {str(i): x.float() for i, x in enumerate(maps[1:])}  # boxes are lost in bf16's steps of four pixels
+        names = [str(i) for i in range(len(maps) - 1)]
+        if head.two_stage:
+            names[-1] = "pool"  # so called, what a pyramid has on top is for proposals alone
+        # Boxes are lost in bf16's steps of four pixels.
+        self.maps = {name: x.float() for name, x in zip(names, maps[1:], strict=True)}
         self.found = None if torch.is_grad_enabled() else self._detected()
 
     def loss(self, targets: Tensor) -> Tensor:

@@ -48,23 +48,21 @@ def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tens
     """
     logits = _at(outputs.float(), targets.shape[-2:])
     classes = logits.shape[1]
-    truth = targets.long()
+    truth, known = targets.long(), targets != VOID
     bins = truth.clamp_max(classes).flatten()  # void goes to one more, which is then left out: no device is waited for
     nothing = logits.new_zeros(classes + 1)
     actual = nothing.index_add(0, bins, logits.new_ones(len(bins)))[:classes]
     weight = actual.clamp_min(1).rsqrt()
     likely = logits.log_softmax(1)  # once for both terms: a second logarithm of it changes nothing, but costs
-    if label_smoothing:
-        plain = F.cross_entropy(
-            likely, truth, weight, ignore_index=VOID, label_smoothing=label_smoothing, reduction="sum"
-        )
-    else:
-        plain = F.nll_loss(likely, truth, weight, ignore_index=VOID, reduction="sum")
-    said = likely.exp() * (truth != VOID)[:, None]
-    own = said.gather(1, truth.clamp_max(classes - 1)[:, None]).flatten()
-    dice = 2 * nothing.index_add(0, bins, own)[:classes] / (actual + said.sum((0, 2, 3))).clamp_min(1)
+    index = truth.clamp_max(classes - 1)
+    own = likely.gather(1, index[:, None])[:, 0]
+    # By hand: torch's cross_entropy would weigh the share of each wrong class by that class's weight, not the pixel's.
+    plain = (1 - label_smoothing) * own + (label_smoothing * likely.mean(1) if label_smoothing else 0)
+    entropy = -(plain * (weight[index] * known)).sum() / (weight * actual).sum().clamp_min(1e-9)
+    said = (likely.exp() * known[:, None]).sum((0, 2, 3))
+    dice = 2 * nothing.index_add(0, bins, own.exp().flatten())[:classes] / (actual + said).clamp_min(1)
     there = (actual > 0).to(dice.dtype)
-    return (plain / (weight * actual).sum().clamp_min(1e-9)) + ((1 - dice) * there).sum() / there.sum().clamp_min(1)
+    return entropy + ((1 - dice) * there).sum() / there.sum().clamp_min(1)
 
 
 def kept(outputs: Tensor, seen: Sequence[int], resized: Sequence[int], canvas: Sequence[int]) -> Tensor:

