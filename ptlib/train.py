@@ -104,8 +104,8 @@ def finetune(
     place(model, torch.device("cpu") if shard else where)
     run.n_stages, run.epochs_left = len(stages), sum(s.epochs for s in stages if s.optimizer != "lbfgs")
     run.restore()
-    whole = run.at[0] == len(stages)  # another process has trained, and told of it
-    with tracked(None if together.rank() or whole else resume) as run.track, deterministic(where):
+    complete = run.at[0] == len(stages)  # before, or by other processes: its rows have been told
+    with tracked(None if together.rank() or complete else resume) as run.track, deterministic(where):
         for index, stage in list(enumerate(stages))[run.at[0] :]:
             try:
                 run.stage(stage, (seed, index))

@@ -51,11 +51,9 @@ def launch(
                    f"--max-restarts={restarts}", "-m", "ptlib.worker", str(folder)]  # fmt: skip
         around = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         with (folder / "errors.txt").open("w+b") as errors:
-            streams: dict[str, Any] = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE) | {"stderr": errors}
-            with (
-                subprocess.Popen(command, env=around, start_new_session=True, text=True, **streams) as process,
-                _relayed(),
-            ):
+            how: dict[str, Any] = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+            how |= {"stderr": errors, "text": True, "env": around, "start_new_session": True}
+            with subprocess.Popen(command, **how) as process, _relayed():
                 try:
                     _listen(process, log)
                 except BaseException:

@@ -108,12 +108,12 @@ def clipped(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         raise ValueError(f"it has {len(boxes):,} boxes; {MOST_BOXES:,} at most are read")
     kept = np.clip(boxes, 0, edges)
     finite = np.isfinite(boxes).all(axis=1)
-    outside = (boxes < -1).any(axis=1) | (boxes > edges + 1).any(axis=1)
+    outside = np.any((boxes < -1) | (boxes > edges + 1), axis=1)
     # Relative to the image: what is narrower has no two edges in float32.
     empty = (kept[:, 2:] - kept[:, :2] <= 1e-6 * edges[:2]).any(axis=1) | (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
     for i in np.flatnonzero(~finite | outside | empty)[:1]:
         x1, y1, x2, y2 = boxes[i].tolist()
-        beyond = (x1 < x2 and y1 < y2) and bool(np.atleast_1d(outside)[i])
+        beyond = x1 < x2 and y1 < y2 and outside[i]
         what = f"reaches outside the image of {width} x {height}" if beyond else "has no area"
         corners = f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
         raise ValueError(f"box {i + 1}, from {corners}, {what if finite[i] else 'is not finite'}")

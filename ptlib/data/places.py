@@ -88,8 +88,8 @@ def _zoom(sample: tuple[Any, Any], d: Sequence[float], low: float = 0.6, high: f
     if scale >= 1:
         tall, wide = round(height / scale), round(width / scale)
         top, left = round(d[1] * (height - tall)), round(d[2] * (width - wide))
-        crop = top, left, tall, wide
-        return tuple(_resized(v2.crop(part, *crop), [height, width]) for part in sample), height / tall
+        parts = (v2.crop(part, top, left, tall, wide) for part in sample)
+        return tuple(_resized(part, [height, width]) for part in parts), height / tall
     tall, wide = round(height * scale), round(width * scale)
     top, left = round(d[1] * (height - tall)), round(d[2] * (width - wide))
     around = [left, top, width - wide - left, height - tall - top]
